@@ -1,0 +1,305 @@
+"""Hypervisor: the abstract spec of a connection to one hypervisor. Drivers subclass it."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from .errors import (
+    ConnectionClosedError,
+    InvalidNetworkError,
+    InvalidValueError,
+    ReadOnlyError,
+    UnsupportedError,
+    UnsupportedNetworkError,
+    VMNotFoundError,
+)
+from .spec import Feature, Network, Option, VMSpec, VMSummary, check_mac
+
+if TYPE_CHECKING:
+    from .uri import URI
+    from .vm import VM
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRequest:
+    """What a hypervisor asks at sign-in.
+
+    Attributes:
+        kind: "username" or "password".
+        prompt: its own words, for people.
+        uri: who asks, without a password.
+    """
+
+    kind: Literal["username", "password"]
+    prompt: str
+    uri: str
+
+
+Credentials = tuple[str, str] | Callable[[CredentialRequest], str | None]
+"""A pair of user name and password, or a function that is asked for each; None from it means "give up"."""
+
+
+class Hypervisor(ABC):
+    """A connection to one hypervisor, as ``connect()`` returns it.
+
+    One Hypervisor may be used by several threads at a time; a VM object by one thread at a time.
+
+    A driver's subclass declares the class attributes below and supplies the methods that start with an
+    underscore; the public methods are the same on every hypervisor and are not overridden.
+
+    Example:
+        >>> from virtuoso_core import connect
+        >>> with connect("memory:///example") as hypervisor:
+        ...     [vm.name for vm in hypervisor.vms()]
+        []
+    """
+
+    name: ClassVar[str]
+    """The driver's short name, such as "kvm"; ``connect(uri, driver=name)`` chooses by it."""
+    schemes: ClassVar[tuple[str, ...]]
+    """The URI schemes that the driver serves."""
+    features: frozenset[Feature] = frozenset()
+    """What this hypervisor can do beyond the calls that every one answers."""
+    networks: Mapping[str, str] = MappingProxyType({})
+    """The types of network that it has, each with a sentence for people."""
+    options: Mapping[str, Option] = MappingProxyType({})
+    """The keys that ``vm.set()`` takes here."""
+    mac_prefix: ClassVar[str] = "52:54:00"
+    """How the MAC addresses start that are made up for new network cards."""
+
+    def __init__(self, uri: URI, *, readonly: bool = False) -> None:
+        self._uri = uri
+        self._readonly = readonly
+        self._closed = False
+
+    # What people call.
+
+    @property
+    def uri(self) -> URI:
+        """Where this hypervisor is; ``str()`` of it hides the password."""
+        return self._uri
+
+    @property
+    def readonly(self) -> bool:
+        """Whether calls that change something are refused."""
+        return self._readonly
+
+    @property
+    def version(self) -> str:
+        """What answers, for people, such as "QEMU 7.2.9, libvirt 9.0.0".
+
+        Raises:
+            ConnectionLostError, ConnectionClosedError
+        """
+        self._ready()
+        return self._version()
+
+    def new_vm(self) -> VM:
+        """A VM with this hypervisor's defaults, which exists once ``save()`` was called on it.
+
+        Example:
+            >>> from virtuoso_core import connect
+            >>> with connect("memory:///example") as hypervisor:
+            ...     vm = hypervisor.new_vm()
+            ...     vm.name = "web"
+            ...     vm.save()
+            <SaveResult.APPLIED: 'applied'>
+        """
+        self._ready()
+        return self._new_vm()
+
+    def find(self, key: str) -> VM | None:
+        """The VM with that name or UUID, or None when there is none.
+
+        Only "no such VM" gives None: every other trouble raises.
+
+        Raises:
+            ConnectionLostError, ConnectionClosedError, HypervisorError
+        """
+        self._ready()
+        if not isinstance(key, str) or not key:
+            raise InvalidValueError(f"{key!r} is neither a VM's name nor its UUID.")
+        try:
+            return self._find_vm(key)
+        except VMNotFoundError:
+            return None
+
+    def get(self, key: str) -> VM:
+        """The VM with that name or UUID.
+
+        Raises:
+            VMNotFoundError: there is none; the names nearest to it are listed.
+        """
+        vm = self.find(key)
+        if vm is not None:
+            return vm
+        import difflib
+
+        near = difflib.get_close_matches(key, [vm.name for vm in self._list_vms()], n=3)
+        hint = (
+            f"Did you mean {' or '.join(map(repr, near))}?"
+            if near
+            else f"See what is there: virtuoso -c '{self.uri}' list"
+        )
+        raise VMNotFoundError(f"There is no VM {_clip(key)} on {self.uri}.", hint=hint, vm=key, uri=self.uri)
+
+    def vms(self) -> list[VM]:
+        """Every VM of this hypervisor, by name.
+
+        A fixed number of calls whatever the number of VMs; each one's settings are read when first looked at.
+        """
+        self._ready()
+        return sorted(self._list_vms(), key=lambda vm: vm.name)
+
+    def summaries(self) -> list[VMSummary]:
+        """Name, UUID, state, memory (KiB) and CPUs of every VM, by name, in as few calls as the hypervisor allows."""
+        self._ready()
+        return sorted(self._summaries(), key=lambda summary: summary.name)
+
+    def close(self) -> None:
+        """End the connection; later calls raise ConnectionClosedError. Closing twice does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.uri}{' closed' if self._closed else ''}>"
+
+    # What a driver supplies.
+
+    @classmethod
+    @abstractmethod
+    def open(cls, uri: URI, *, readonly: bool = False, credentials: Credentials | None = None) -> Self:
+        """Connect. Raises ConnectError or AuthenticationError; never prompts."""
+
+    @abstractmethod
+    def _version(self) -> str:
+        """The public ``version``."""
+
+    @abstractmethod
+    def _new_vm(self) -> VM:
+        """A VM that is not saved yet, with this hypervisor's defaults."""
+
+    @abstractmethod
+    def _find_vm(self, key: str) -> VM:
+        """The VM with that name or UUID. Raises VMNotFoundError, and only then, when there is none."""
+
+    @abstractmethod
+    def _list_vms(self) -> Iterable[VM]:
+        """Every VM, in any order, in a fixed number of calls."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Let go of the connection. Never raises because it is already broken."""
+
+    # What a driver may supply.
+
+    def _summaries(self) -> Iterable[VMSummary]:
+        """Override where one call tells about many VMs."""
+        for vm in self._list_vms():
+            try:
+                yield VMSummary(vm.name, vm.uuid, vm.state, vm.memory, vm.cpus)
+            except VMNotFoundError:
+                continue  # deleted while we looked
+
+    def _image_path(self, text: str) -> str:
+        """The disk image as the hypervisor calls it; local hypervisors make it absolute."""
+        return text
+
+    def _network_defaults(self, network: Network) -> Network:
+        """The network with the source and model that it gets when none was given."""
+        return network
+
+    # What the core and the drivers share.
+
+    def _ready(self, *, writing: str = "") -> None:
+        """Refuse when closed, or when about to do what ``writing`` says on a read-only connection."""
+        if self._closed:
+            raise ConnectionClosedError(
+                f"The connection to {self.uri} was closed before.", hint="Call connect() again.", uri=self.uri
+            )
+        if writing and self._readonly:
+            raise ReadOnlyError(
+                f"Cannot {writing}: the connection to {self.uri} is read-only.",
+                hint="Connect without readonly=True.",
+                uri=self.uri,
+            )
+
+    def _require(self, feature: Feature, doing: str, hint: str = "") -> None:
+        """Refuse in words what this hypervisor did not declare."""
+        if feature not in self.features:
+            raise UnsupportedError(
+                f"The {self.name} driver cannot {doing}: {self.uri} has no feature {feature.value!r}.",
+                hint=hint,
+                uri=self.uri,
+            )
+
+    def _make_network(
+        self, type: str, *, mac_address: str | None, source: str | None, model: str | None, taken: Iterable[str]
+    ) -> Network:
+        """A checked network with every default filled in."""
+        key = type.replace("-", "_").lower() if isinstance(type, str) else type
+        if key not in self.networks:
+            raise UnsupportedNetworkError(
+                f"The {self.name} driver has no network of type {type!r} on {self.uri}.",
+                hint=f"It has: {', '.join(self.networks) or 'none'}.",
+                uri=self.uri,
+            )
+        for what, value in (("source", source), ("model", model)):
+            if value is not None and (
+                not isinstance(value, str) or not value or not value.isprintable() or len(value) > 200
+            ):
+                raise InvalidNetworkError(
+                    f"{value!r} is not a {what} of a network.", hint="It is the name of one, a str."
+                )
+        if mac_address is None:
+            while (mac := self._random_mac()) in taken:
+                pass
+        elif (mac := check_mac(mac_address)) in taken:
+            raise InvalidNetworkError(
+                f"The VM already has a network card with the MAC address {mac}.", hint="Leave it out to get a new one."
+            )
+        return self._network_defaults(Network(key, mac, source, model))
+
+    def _random_mac(self) -> str:
+        """The vendor's prefix and chance: nothing else makes an address unique among hosts that do not talk."""
+        given = self.mac_prefix.split(":")
+        return ":".join(given + [f"{random.randrange(256):02x}" for _ in range(6 - len(given))])
+
+    @classmethod
+    def _faults(cls) -> list[str]:
+        """What keeps this class from being a driver, in words; empty when nothing does."""
+        found = (
+            [f"it lacks the method {name}()" for name in sorted(cls.__abstractmethods__)]
+            if inspect.isabstract(cls)
+            else []
+        )
+        if not isinstance(getattr(cls, "name", None), str) or not cls.name:
+            found.append("it declares no name")
+        schemes: Any = getattr(cls, "schemes", None)
+        if not isinstance(schemes, tuple) or not schemes or not all(isinstance(s, str) and s for s in schemes):
+            found.append("it declares no schemes (a tuple of str)")
+        return found
+
+
+def default_spec(memory: int = 1024 * 1024, cpus: int = 1) -> VMSpec:
+    """The VMSpec of a VM that has no name yet, for drivers without a template."""
+    return VMSpec(name="", memory=memory, cpus=cpus)
+
+
+def _clip(key: str) -> str:
+    return repr(key if len(key) <= 60 else key[:57] + "...")

@@ -1,0 +1,781 @@
+"""VM: the abstract spec of a virtual machine. Drivers subclass it."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    ConflictError,
+    ImageInUseError,
+    InvalidNetworkError,
+    InvalidStateError,
+    InvalidValueError,
+    NotAppliedError,
+    StopTimeoutError,
+    UnknownOptionWarning,
+    UnsupportedError,
+    VMNotFoundError,
+)
+from .events import Event, EventType
+from .spec import (
+    Address,
+    Feature,
+    Network,
+    SaveResult,
+    State,
+    VMSpec,
+    check_cpus,
+    check_name,
+    format_memory,
+    parse_memory,
+)
+
+if TYPE_CHECKING:
+    from .hypervisor import Hypervisor
+
+_ASK_AGAIN = 10.0
+"""Seconds after which a guest that still runs is asked again to stop: one that was booting did not hear."""
+
+_OFF = (State.STOPPED, State.SUSPENDED, State.CRASHED)
+
+
+class VM(ABC):
+    """A virtual machine: edit its fields, ``save()`` them, control it.
+
+    Reading a field reads the configuration once and keeps it; ``reload()`` reads it anew. Edits are yours until
+    ``save()`` writes exactly them. ``state`` is asked at each look.
+
+    Example:
+        >>> from virtuoso_core import connect
+        >>> hypervisor = connect("memory:///example")
+        >>> vm = hypervisor.new_vm()
+        >>> vm.name, vm.memory = "web", "2 GiB"
+        >>> vm.save()
+        <SaveResult.APPLIED: 'applied'>
+        >>> vm.start()
+        >>> vm.state
+        <State.RUNNING: 'running'>
+    """
+
+    def __init__(
+        self, hypervisor: Hypervisor, *, name: str = "", uuid: str = "", defaults: VMSpec | None = None
+    ) -> None:
+        """A driver makes a VM either from what it found (name, uuid) or anew, from ``defaults``."""
+        self._hypervisor = hypervisor
+        self._known_name = name
+        self._uuid = uuid
+        self._new = defaults is not None
+        self._baseline = defaults
+        self._draft = defaults
+        self._ignored: dict[str, Any] = {}
+        self._gone = False
+
+    # The fields.
+
+    @property
+    def hypervisor(self) -> Hypervisor:
+        """The connection that this VM belongs to."""
+        return self._hypervisor
+
+    @property
+    def name(self) -> str:
+        """Unique on its hypervisor. Setting another one renames the VM at ``save()``, where the feature "rename" is.
+
+        Raises:
+            InvalidValueError: empty, over 200 bytes, with a slash or a control character.
+        """
+        return self._known_name if self._draft is None else self._draft.name
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self._edit(name=check_name(value))
+
+    @property
+    def memory(self) -> int:
+        """The guest's memory in KiB. Takes an int of KiB or a text: ``vm.memory = "512 MiB"``.
+
+        Raises:
+            InvalidValueError: no amount of memory, or none that makes sense.
+        """
+        return self._current().memory
+
+    @memory.setter
+    def memory(self, value: int | str) -> None:
+        self._edit(memory=parse_memory(value))
+
+    @property
+    def cpus(self) -> int:
+        """The number of virtual CPUs.
+
+        Raises:
+            InvalidValueError: not an int from 1 to 4096.
+        """
+        return self._current().cpus
+
+    @cpus.setter
+    def cpus(self, value: int) -> None:
+        self._edit(cpus=check_cpus(value))
+
+    @property
+    def disk_image(self) -> str | None:
+        """The main disk: a path on the hypervisor's host, or None for no disk.
+
+        The image itself is looked at by ``save()``, which raises ImageNotFoundError, ImageFormatError.
+        """
+        return self._current().disk_image
+
+    @disk_image.setter
+    def disk_image(self, value: str | os.PathLike[str] | None) -> None:
+        path = None
+        if value is not None:
+            path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else value
+            if not isinstance(path, str) or not path.strip() or not path.isprintable():
+                raise InvalidValueError(f"{value!r} is not the path of a disk image.", hint="None takes the disk away.")
+            path = self._hypervisor._image_path(path)
+        self._edit(disk_image=path)
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The network cards in their order; ``network()`` adds one, ``remove_network()`` takes one away."""
+        return self._current().networks
+
+    def network(
+        self,
+        type: str = "nat",
+        *,
+        mac_address: str | None = None,
+        source: str | None = None,
+        model: str | None = None,
+    ) -> Network:
+        """Add a network card.
+
+        Args:
+            type: "nat", "bridged", "host_only" or "internal"; ``hypervisor.networks`` tells which ones are here.
+            mac_address: made up when left out.
+            source: the host's network, bridge or card to join; the type's usual one when left out.
+            model: the card that the guest sees, in the hypervisor's word; a good one when left out.
+
+        Raises:
+            UnsupportedNetworkError: this hypervisor has no such type.
+            InvalidNetworkError: a bad or repeated MAC address, a source that the type needs and did not get.
+
+        Example:
+            >>> from virtuoso_core import connect
+            >>> vm = connect("memory:///example").new_vm()
+            >>> vm.network("nat", mac_address="52:54:00:45:67:89")
+            Network(type='nat', mac_address='52:54:00:45:67:89', source=None, model=None)
+        """
+        current = self._current()
+        made = self._hypervisor._make_network(
+            type,
+            mac_address=mac_address,
+            source=source,
+            model=model,
+            taken={network.mac_address for network in current.networks},
+        )
+        self._edit(networks=(*current.networks, made))
+        return made
+
+    def remove_network(self, network: Network | str) -> None:
+        """Take a network card away, named by what ``networks`` lists or by its MAC address.
+
+        Raises:
+            InvalidNetworkError: the VM has no such card; those it has are listed.
+        """
+        mac = network.mac_address if isinstance(network, Network) else str(network).strip().lower().replace("-", ":")
+        current = self._current()
+        kept = tuple(card for card in current.networks if card.mac_address != mac)
+        if len(kept) == len(current.networks):
+            there = ", ".join(card.mac_address for card in current.networks) or "none"
+            raise InvalidNetworkError(f"The VM {self._title} has no network card {mac!r}.", hint=f"It has: {there}.")
+        self._edit(networks=kept)
+
+    def set(self, key: str, value: object) -> None:
+        """Set an option that means something to some hypervisors and is ignored by the rest.
+
+        Args:
+            key: ``hypervisor.options`` lists those of this hypervisor. A key that it does not know is kept in
+                ``ignored_options``; when no installed driver knows it, UnknownOptionWarning says so.
+            value: None takes the option away, back to the hypervisor's own default.
+
+        Raises:
+            InvalidOptionError: a known key with a value that it does not take.
+
+        Example:
+            >>> from virtuoso_core import connect
+            >>> vm = connect("memory:///example").new_vm()
+            >>> vm.set("headless", True)
+            >>> vm.options["headless"]
+            True
+        """
+        option = self._hypervisor.options.get(key)
+        if option is None:
+            self._ignored[key] = value
+            self._warn_unknown(key)
+            return
+        options = dict(self._current().options)
+        if value is None:
+            options.pop(key, None)
+        else:
+            options[key] = option.parse(value)
+        self._edit(options=MappingProxyType(options))
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The values of the options that this hypervisor knows and that are set."""
+        return self._current().options
+
+    @property
+    def ignored_options(self) -> Mapping[str, Any]:
+        """What was ``set()`` with keys that this hypervisor does not know."""
+        return MappingProxyType(self._ignored)
+
+    @property
+    def uuid(self) -> str:
+        """What identifies the VM whatever its name; "" while it is not saved."""
+        return self._uuid
+
+    # Saving.
+
+    def save(self, *, force: bool = False) -> SaveResult:
+        """Write what was edited, and only that.
+
+        Args:
+            force: write even the fields that somebody else changed meanwhile.
+
+        Returns:
+            SaveResult.UNCHANGED when nothing differed (no call is made), APPLIED when the change is in force,
+            NEXT_START when the VM runs and the change waits for its next start.
+
+        Raises:
+            ConflictError: somebody else changed a field that you changed too; nothing was written.
+            VMExistsError: the name is taken.
+            VMNotFoundError: the VM was deleted meanwhile.
+            NotAppliedError: the hypervisor took the change and did not make it; the VM is as it was.
+            SaveVetoedError: a plugin refused.
+            UnsupportedError: this hypervisor cannot change that on an existing VM.
+            ReadOnlyError, ImageError and its subclasses.
+        """
+        draft, baseline = self._draft, self._baseline
+        if not self._new and (draft is None or baseline is None or draft == baseline):
+            return SaveResult.UNCHANGED
+        assert draft is not None
+        assert baseline is not None
+        self._present(writing=f"save the VM {self._title}")
+        result = self._save_new(draft) if self._new else self._save_changes(baseline, draft, force)
+        if result is not SaveResult.UNCHANGED:
+            self._emit(EventType.SAVED)
+        return result
+
+    def _save_new(self, draft: VMSpec) -> SaveResult:
+        if not draft.name:
+            raise InvalidValueError("The VM has no name.", hint='Set one before save(): vm.name = "web-1".')
+        self._ask_plugins(draft.changed_from(VMSpec("", 0, 0)))
+        self._uuid = self._create(draft)
+        self._new = False
+        self._known_name = draft.name
+        self._remember(self._read())
+        return SaveResult.APPLIED
+
+    def _save_changes(self, baseline: VMSpec, draft: VMSpec, force: bool) -> SaveResult:
+        changed = draft.changed_from(baseline)
+        self._hypervisor._require(Feature.MODIFY, f"change the existing VM {self._title}")
+        if "name" in changed:
+            self._hypervisor._require(Feature.RENAME, f"rename the VM {self._title}")
+        self._ask_plugins(changed)
+        fresh = self._read()
+        if not force:
+            self._check_conflicts(baseline, draft, fresh, changed & fresh.changed_from(baseline))
+        target = fresh.with_values_of(draft, changed)
+        to_write = target.changed_from(fresh)
+        if not to_write:
+            self._remember(fresh)
+            return SaveResult.UNCHANGED
+        result = self._update(target, to_write)
+        found = self._read()
+        kept = self._not_applied(target, found, to_write)
+        if kept:
+            self._undo_update()
+            raise NotAppliedError(
+                f"{self._hypervisor.uri} accepted new settings for the VM {self._title} and kept "
+                f"{_listing(kept, found)} instead of {_listing(kept, target)}. The VM is as it was.",
+                hint="Its configuration fixes that elsewhere: look at vm.spec.",
+                vm=self.name,
+                uri=self._hypervisor.uri,
+            )
+        self._known_name = found.name
+        self._remember(found)
+        return result
+
+    def _check_conflicts(self, baseline: VMSpec, draft: VMSpec, fresh: VMSpec, both: frozenset[str]) -> None:
+        theirs, mine = fresh.values(), draft.values()
+        fields = sorted(name for name in both if theirs.get(name) != mine.get(name))
+        if fields:
+            raise ConflictError(
+                f"Somebody else changed the VM {self._title} meanwhile: now {_listing(fields, fresh)}, "
+                f"and you want {_listing(fields, draft)}. Nothing was written.",
+                hint="Call vm.reload() and edit again, or vm.save(force=True) to have your way.",
+                fields=fields,
+                vm=self.name,
+                uri=self._hypervisor.uri,
+            )
+
+    def _not_applied(self, wanted: VMSpec, found: VMSpec, names: frozenset[str]) -> list[str]:
+        mine, theirs = wanted.values(), found.values()
+
+        def differs(name: str) -> bool:
+            a, b = mine.get(name), theirs.get(name)
+            option = (
+                self._hypervisor.options.get(name.removeprefix("options.")) if name.startswith("options.") else None
+            )
+            same = a == b or (option is not None and None not in (a, b) and option.same(a, b))
+            # None asks for the hypervisor's own default, which it may well spell out
+            return not same and not (option is not None and a is None)
+
+        return sorted(name for name in names if differs(name))
+
+    def reload(self) -> None:
+        """Read the configuration anew; unsaved edits are dropped.
+
+        Raises:
+            VMNotFoundError: the VM was deleted meanwhile.
+            InvalidStateError: the VM was never saved.
+        """
+        self._present()
+        if self._new:
+            raise InvalidStateError("The VM was never saved: there is nothing to reload.", hint="Call vm.save() first.")
+        found = self._read()
+        self._known_name = found.name
+        self._remember(found)
+
+    def diff(self) -> str:
+        """What ``save()`` would change, one line a field; "" when nothing.
+
+        Example:
+            >>> from virtuoso_core import connect
+            >>> vm = connect("memory:///example").new_vm()
+            >>> vm.name, vm.memory = "web", "2 GiB"
+            >>> print(vm.diff())
+            memory: 1 GiB -> 2 GiB
+            name:  -> 'web'
+        """
+        if self._draft is None or self._baseline is None:
+            return ""
+        names = sorted(self._draft.changed_from(self._baseline))
+        return "\n".join(line for name in names for line in self._diff_lines(name, self._baseline, self._draft))
+
+    def _diff_lines(self, name: str, before: VMSpec, after: VMSpec) -> list[str]:
+        if name == "networks":
+            gone = [f"networks: - {card}" for card in before.networks if card not in after.networks]
+            come = [f"networks: + {card}" for card in after.networks if card not in before.networks]
+            return gone + come or ["networks: in another order"]
+        option = self._hypervisor.options.get(name.removeprefix("options."))
+        old, new = before.values().get(name), after.values().get(name)
+        if name.startswith("options.") and option is not None and option.secret:
+            before_it, after_it = "***" if old else "(not set)", "*** (another)" if new else "(not set)"
+            return [f"{name}: {before_it} -> {after_it}"]
+        return [f"{name}: {_shown(name, old)} -> {_shown(name, new)}"]
+
+    @property
+    def spec(self) -> str:
+        """The VM's whole configuration with all unsaved edits, in the hypervisor's language (domain XML for libvirt).
+
+        It may hold passwords.
+        """
+        self._present()
+        current = self._current()
+        assert self._baseline is not None
+        return self._render(current, current.changed_from(self._baseline))
+
+    @property
+    def native(self) -> Any:
+        """The hypervisor library's own object for those who need it, such as libvirt's virDomain.
+
+        Raises:
+            UnsupportedError: this driver has none.
+            InvalidStateError: the VM was never saved.
+        """
+        self._require_saved("has no native object yet")
+        return self._native()
+
+    # Controlling.
+
+    @property
+    def state(self) -> State:
+        """What the VM is doing now.
+
+        Raises:
+            VMNotFoundError: it was deleted.
+        """
+        self._present()
+        return State.NEW if self._new else self._get_state()
+
+    def start(self, *, start_networks: bool = False) -> None:
+        """Start the VM; one that is paused goes on, one that is running stays so.
+
+        Args:
+            start_networks: also start (and define, for the hypervisor's usual one) the host's networks that it needs.
+
+        Raises:
+            ImageError and its subclasses, NetworkError and its subclasses: found before the start.
+            InvalidStateError: it was never saved.
+            HypervisorError: the hypervisor could not start it.
+        """
+        self._require_saved("cannot be started", writing="start")
+        state = self._get_state()
+        if state is State.RUNNING:
+            return
+        if state is State.PAUSED:
+            self._resume()
+        else:
+            self._prepare_start(start_networks)
+            self._start()
+        self._emit(EventType.STARTED)
+
+    def stop(self, timeout: float = 60, *, force: bool = True) -> None:
+        """Ask the guest to stop, wait, then pull the plug; one that is off stays so.
+
+        Args:
+            timeout: seconds to wait for the guest; 0 pulls the plug at once.
+            force: False never pulls the plug.
+
+        Raises:
+            StopTimeoutError: with force=False, the guest did not stop in time; the message tells its last state.
+            UnsupportedError: with force=False, this hypervisor cannot ask the guest.
+        """
+        if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not 0 <= timeout < float("inf"):
+            raise InvalidValueError(f"{timeout!r} is not a time to wait.", hint="It is a number of seconds, 0 or more.")
+        self._require_saved("cannot be stopped", writing="stop")
+        state = self._get_state()
+        if state in _OFF:
+            return
+        can_ask = Feature.SHUTDOWN in self._hypervisor.features
+        if not force and not can_ask:
+            self._hypervisor._require(
+                Feature.SHUTDOWN, f"ask the guest of {self._title} to stop", "stop() pulls the plug."
+            )
+        if timeout > 0 and can_ask:
+            if state is State.PAUSED:
+                self._resume()  # a guest that stands still cannot hear
+            state = self._wait_until_off(timeout)
+        if state not in _OFF:
+            if not force:
+                raise StopTimeoutError(
+                    f"The guest of {self._title} did not stop within {timeout:g} s; it is {state}.",
+                    hint="It may ignore the power button. stop() without force=False pulls the plug after its timeout.",
+                    vm=self.name,
+                    uri=self._hypervisor.uri,
+                )
+            self._power_off()
+        self._emit(EventType.STOPPED)
+
+    def _wait_until_off(self, timeout: float) -> State:
+        end = time.monotonic() + timeout
+        ask_at, pause = time.monotonic(), 0.05
+        while True:
+            now = time.monotonic()
+            if now >= ask_at:
+                ask_at = now + _ASK_AGAIN
+                try:
+                    self._request_stop()
+                except InvalidStateError:
+                    pass  # it went off between the look and the call: the next look tells
+            state = self._get_state()
+            if state in _OFF or time.monotonic() >= end:
+                return state
+            time.sleep(max(0.0, min(pause, end - time.monotonic())))
+            pause = min(pause * 1.5, 0.5)
+
+    def reboot(self) -> None:
+        """Ask the guest to start anew.
+
+        Raises:
+            InvalidStateError: it is not running.
+            UnsupportedError: this hypervisor cannot.
+        """
+        self._control("reboot", Feature.REBOOT, self._reboot, EventType.REBOOTED, wants=State.RUNNING)
+
+    def pause(self) -> None:
+        """Let the guest stand still, in memory; one that is paused stays so.
+
+        Raises:
+            InvalidStateError: it is not running.
+            UnsupportedError: this hypervisor cannot.
+        """
+        self._control("pause", Feature.PAUSE, self._pause, EventType.PAUSED, wants=State.RUNNING, done=State.PAUSED)
+
+    def resume(self) -> None:
+        """Let a paused guest go on; one that is running stays so.
+
+        Raises:
+            InvalidStateError: it is neither paused nor running.
+            UnsupportedError: this hypervisor cannot.
+        """
+        self._control("resume", Feature.PAUSE, self._resume, EventType.RESUMED, wants=State.PAUSED, done=State.RUNNING)
+
+    def _control(
+        self,
+        doing: str,
+        feature: Feature,
+        act: Callable[[], None],
+        event: EventType,
+        *,
+        wants: State,
+        done: State | None = None,
+    ) -> None:
+        self._hypervisor._require(feature, f"{doing} VMs")
+        self._require_saved(f"cannot {doing}", writing=doing)
+        state = self._get_state()
+        if state is done:
+            return
+        if state is not wants:
+            raise InvalidStateError(
+                f"Cannot {doing} the VM {self._title}: it is {state}, not {wants}.",
+                hint="Start it first." if state in _OFF else "",
+                vm=self.name,
+                uri=self._hypervisor.uri,
+            )
+        act()
+        self._emit(event)
+
+    def destroy(self, *, force: bool = False, delete_disk: bool = False) -> None:
+        """Remove the VM with all that the hypervisor keeps of it (NVRAM, saved memory, snapshots' records).
+
+        Its disk image stays, unless asked for. A VM that is already gone stays so.
+
+        Args:
+            force: also remove a VM that is running, by pulling its plug.
+            delete_disk: delete the file of ``disk_image`` too, unless another VM has it.
+
+        Raises:
+            InvalidStateError: it is running and force is False.
+            ImageInUseError: delete_disk, and another VM has the image; nothing was removed.
+        """
+        self._hypervisor._ready(writing=f"destroy the VM {self._title}")
+        if self._gone or self._new:
+            self._gone = True
+            return
+        try:
+            image = self._read().disk_image if delete_disk else None
+            state = self._get_state()
+            if state not in _OFF and not force:
+                raise InvalidStateError(
+                    f"The VM {self._title} is {state}; it was not removed.",
+                    hint="Stop it first, or pull its plug: vm.destroy(force=True).",
+                    vm=self.name,
+                    uri=self._hypervisor.uri,
+                )
+            if image is not None:
+                self._check_image_free(image)
+            if state not in _OFF:
+                self._power_off()
+            self._undefine()
+        except VMNotFoundError:
+            image = None
+        self._gone = True
+        if image is not None:
+            self._delete_image(image)
+        self._emit(EventType.DESTROYED)
+
+    def _check_image_free(self, image: str) -> None:
+        for other in self._hypervisor._list_vms():
+            try:
+                if other.uuid != self._uuid and other.disk_image == image:
+                    raise ImageInUseError(
+                        f"The VM {self._title} was not removed: its disk {image} is the disk of {other.name!r} too.",
+                        hint="Leave out delete_disk.",
+                        vm=self.name,
+                        uri=self._hypervisor.uri,
+                    )
+            except VMNotFoundError:
+                continue  # deleted while we looked
+
+    def addresses(self) -> tuple[Address, ...]:
+        """The IP addresses that the guest is known to have now, without link-local ones; empty while none is known.
+
+        Raises:
+            UnsupportedError: this hypervisor cannot tell.
+            InvalidStateError: the VM is not running.
+        """
+        self._hypervisor._require(Feature.ADDRESSES, "tell the addresses of guests")
+        self._require_saved("has no address")
+        return tuple(address for address in self._addresses() if not _link_local(address.ip))
+
+    def screenshot(self) -> bytes:
+        """What the guest's screen shows, as the bytes of a PNG file.
+
+        Raises:
+            UnsupportedError: this hypervisor cannot, or the VM has no screen.
+            InvalidStateError: the VM is not running.
+        """
+        self._hypervisor._require(Feature.SCREENSHOT, "take screenshots")
+        self._require_saved("has no screen")
+        return self._screenshot()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} on {self._hypervisor.uri}>"
+
+    # What a driver supplies. Each may raise any error of this library, VMNotFoundError when the VM is gone.
+
+    @abstractmethod
+    def _read(self) -> VMSpec:
+        """The saved configuration, asked now."""
+
+    @abstractmethod
+    def _create(self, spec: VMSpec) -> str:
+        """Make the VM, off; return its UUID. Raises VMExistsError; leaves nothing behind when it fails."""
+
+    @abstractmethod
+    def _update(self, spec: VMSpec, changed: frozenset[str]) -> SaveResult:
+        """Write the changed values, named as in ``VMSpec.values()``, over what the last ``_read`` found.
+
+        A failure must leave the VM as it was.
+        """
+
+    @abstractmethod
+    def _undo_update(self) -> None:
+        """Put back what the last ``_update`` changed: the hypervisor took it and did not do it."""
+
+    @abstractmethod
+    def _render(self, spec: VMSpec, changed: frozenset[str]) -> str:
+        """The public ``spec``: the saved configuration with the changed values of this one."""
+
+    @abstractmethod
+    def _get_state(self) -> State:
+        """The state, asked now."""
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Start it; it is off."""
+
+    @abstractmethod
+    def _power_off(self) -> None:
+        """Pull the plug; return when it is off. No error when it is off already."""
+
+    @abstractmethod
+    def _undefine(self) -> None:
+        """Remove it and all that hangs on it but disk images; it is off."""
+
+    # What a driver supplies for the features that it declares.
+
+    def _request_stop(self) -> None:
+        """Ask the guest to stop; return at once. InvalidStateError when it is off already."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.SHUTDOWN!r}")
+
+    def _reboot(self) -> None:
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.REBOOT!r}")
+
+    def _pause(self) -> None:
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.PAUSE!r}")
+
+    def _resume(self) -> None:
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.PAUSE!r}")
+
+    def _addresses(self) -> tuple[Address, ...]:
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.ADDRESSES!r}")
+
+    def _screenshot(self) -> bytes:
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.SCREENSHOT!r}")
+
+    # What a driver may supply.
+
+    def _prepare_start(self, start_networks: bool) -> None:
+        """Look for what would make the start fail, and raise the error that names it."""
+
+    def _delete_image(self, path: str) -> None:
+        raise UnsupportedError(
+            f"The {self._hypervisor.name} driver cannot delete disk images; {path} is still there, the VM is gone.",
+            vm=self.name,
+            uri=self._hypervisor.uri,
+        )
+
+    def _native(self) -> Any:
+        raise UnsupportedError(f"The {self._hypervisor.name} driver has no native object behind a VM.")
+
+    # Within.
+
+    @property
+    def _title(self) -> str:
+        name = self.name
+        return repr(name if len(name) <= 60 else name[:57] + "...")
+
+    def _current(self) -> VMSpec:
+        if self._draft is None:
+            self._present()
+            self._remember(self._read())
+        assert self._draft is not None
+        return self._draft
+
+    def _remember(self, spec: VMSpec) -> None:
+        self._baseline = self._draft = spec
+
+    def _edit(self, **fields: Any) -> None:
+        self._draft = replace(self._current(), **fields)
+
+    def _present(self, *, writing: str = "") -> None:
+        self._hypervisor._ready(writing=writing)
+        if self._gone:
+            raise VMNotFoundError(
+                f"The VM {self._title} was destroyed.", hint="Make another one: hypervisor.new_vm()", vm=self.name
+            )
+
+    def _require_saved(self, problem: str, *, writing: str = "") -> None:
+        self._present(writing=writing and f"{writing} the VM {self._title}")
+        if self._new:
+            raise InvalidStateError(
+                f"The VM {self._title} {problem}: it was never saved.", hint="Call vm.save() first."
+            )
+
+    def _ask_plugins(self, changed: frozenset[str]) -> None:
+        from .plugins import default_registry
+
+        default_registry().before_save(self, changed)
+
+    def _emit(self, type: EventType) -> None:
+        from .plugins import default_registry
+
+        default_registry().notify(Event(type, self.name, self._uuid, str(self._hypervisor.uri)))
+
+    def _warn_unknown(self, key: str) -> None:
+        import difflib
+
+        from .plugins import default_registry
+
+        known = default_registry().option_names() | set(self._hypervisor.options)
+        if key in known:
+            return
+        near = difflib.get_close_matches(key, known, n=1)
+        advice = f" Did you mean {near[0]!r}?" if near else ""
+        warnings.warn(
+            f"No installed driver knows the option {key!r}; it is ignored.{advice}", UnknownOptionWarning, stacklevel=3
+        )
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "memory":
+        return format_memory(value)
+    if name == "name" and not value:
+        return ""
+    return "(not set)" if value is None else str(value) if not isinstance(value, str) else repr(value)
+
+
+def _listing(names: list[str], spec: VMSpec) -> str:
+    values = spec.values()
+    return ", ".join(f"{name} {_shown(name, values.get(name))}" for name in names)
+
+
+def _link_local(ip: str) -> bool:
+    import ipaddress
+
+    try:
+        address = ipaddress.ip_address(ip.partition("%")[0])
+    except ValueError:
+        return False
+    return address.is_link_local or address.is_loopback
