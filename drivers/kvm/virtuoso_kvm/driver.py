@@ -1,0 +1,178 @@
+"""KvmHypervisor: what KVM and QEMU can do, as declarations; the machinery is libvirt_base's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from virtuoso_core import URI
+from virtuoso_core.errors import InvalidOptionError
+from virtuoso_core.libvirt_base import LibvirtHypervisor, Wiring, XmlOption
+from virtuoso_core.libvirt_base.hosts import host_can_accelerate
+from virtuoso_core.libvirt_base.networks import Wirings
+from virtuoso_core.libvirt_base.options import BOOT, DISK_FORMAT, HEADLESS, SERIAL_LOG, VNC_PASSWORD
+from virtuoso_core.spec import option_table
+from virtuoso_core.xml import DomainDocument
+
+_HOST_MODES = ("host-passthrough", "host-model")
+_CPU_MODES = (*_HOST_MODES, "maximum")
+
+_SYSTEM_NETWORKS: Wirings = MappingProxyType(
+    {
+        "nat": (
+            Wiring(
+                "Behind the host's address, on libvirt's network 'default' or another one.",
+                "network",
+                "network",
+                default="default",
+                forward="nat",
+            ),
+        ),
+        "bridged": (
+            Wiring("On the host's own network: source is one of its bridges or network cards.", "bridge", "bridge"),
+            Wiring("On the host's own network, by macvtap.", "direct", "dev", mode="bridge"),
+        ),
+        "host_only": (
+            Wiring(
+                "The host and its guests among themselves.",
+                "network",
+                "network",
+                default="virtuoso-host-only",
+                own=True,
+            ),
+        ),
+        "internal": (
+            Wiring(
+                "Guests among themselves, without the host.",
+                "network",
+                "network",
+                default="virtuoso-internal",
+                addressed=False,
+                own=True,
+            ),
+        ),
+    }
+)
+
+_USER_NETWORKS: Wirings = MappingProxyType(
+    {
+        "nat": (Wiring("Behind the host's address, by QEMU itself.", "user"),),
+        "bridged": (
+            Wiring("On a bridge that /etc/qemu/bridge.conf allows to users: source names it.", "bridge", "bridge"),
+        ),
+    }
+)
+
+
+def _read_accel(document: DomainDocument) -> str | None:
+    return {"kvm": "kvm", "qemu": "tcg"}.get(document.type or "")
+
+
+def _write_accel(document: DomainDocument, value: str | None) -> None:
+    document.type = "qemu" if value == "tcg" else "kvm"
+    if value == "tcg" and document.cpu_mode in _HOST_MODES:
+        _write_cpu(document, "maximum")  # an emulated processor cannot be the host's
+
+
+def _read_cpu(document: DomainDocument) -> str | None:
+    return document.cpu_model if document.cpu_mode in (None, "custom") else document.cpu_mode
+
+
+def _write_cpu(document: DomainDocument, value: str | None) -> None:
+    if value in _HOST_MODES and document.type == "qemu":
+        raise InvalidOptionError(
+            f"The processor {value!r} needs KVM, and this VM is emulated (accel is 'tcg').",
+            hint="Take 'maximum', or a model such as 'Nehalem'.",
+        )
+    document.cpu_model = None
+    document.cpu_check = document.cpu_migratable = document.cpu_match = None
+    document.cpu_mode = value if value is None or value in _CPU_MODES else "custom"
+    if document.cpu_mode == "custom":
+        document.cpu_match = "exact"
+        document.cpu_model = value
+
+
+def _read_firmware(document: DomainDocument) -> str:
+    return "uefi" if document.firmware == "efi" or document.loader_type == "pflash" else "bios"
+
+
+def _write_firmware(document: DomainDocument, value: str | None) -> None:
+    if value == _read_firmware(document):
+        return
+    document.loader = document.nvram = document.firmware_features = None
+    document.firmware = "efi" if value == "uefi" else None
+
+
+def _machine_means(wanted: str, found: str) -> bool:
+    """libvirt spells the alias q35 out as pc-q35-7.2."""
+    return found == wanted or f"-{wanted}-" in found or (wanted == "pc" and found.startswith("pc-i440fx-"))
+
+
+class KvmHypervisor(LibvirtHypervisor):
+    """KVM and QEMU: ``qemu:///system``, ``qemu:///session``, ``qemu:///embed?root=DIR``, and remote ones."""
+
+    name = "kvm"
+    schemes = ("qemu",)
+    daemon = "virtqemud"
+    bulk_stats = True
+    undefine_flags = ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA", "NVRAM", "TPM")
+    options = option_table(
+        XmlOption(
+            "accel",
+            "str",
+            "The processor's own virtualization, or emulation; chosen by what the host can really do.",
+            choices=("kvm", "tcg"),
+            read=_read_accel,
+            write=_write_accel,
+        ),
+        XmlOption(
+            "machine",
+            "str",
+            "The machine type, such as q35 or pc.",
+            minimum=1,
+            maximum=64,
+            same=_machine_means,
+            read=lambda document: document.machine,
+            write=lambda document, value: setattr(document, "machine", value or "q35"),
+        ),
+        XmlOption(
+            "cpu",
+            "str",
+            "The processor: host-passthrough, host-model, maximum, or a model's name.",
+            minimum=1,
+            maximum=64,
+            read=_read_cpu,
+            write=_write_cpu,
+        ),
+        XmlOption(
+            "firmware",
+            "str",
+            "What starts the machine.",
+            choices=("bios", "uefi"),
+            read=_read_firmware,
+            write=_write_firmware,
+        ),
+        HEADLESS,
+        VNC_PASSWORD,
+        BOOT,
+        SERIAL_LOG,
+        DISK_FORMAT,
+    )
+
+    @classmethod
+    def _needs_event_loop(cls, uri: URI) -> bool:
+        return uri.path == "/embed"
+
+    @property
+    def wirings(self) -> Mapping[str, tuple[Wiring, ...]]:  # type: ignore[override]
+        """Users and embedded drivers have no networks of libvirt's."""
+        return _USER_NETWORKS if self.uri.path in ("/session", "/embed") else _SYSTEM_NETWORKS
+
+    def new_document(self) -> DomainDocument:
+        """The template, accelerated where the host can."""
+        document = super().new_document()
+        if host_can_accelerate(self.capabilities(), local=self.local):
+            document.cpu_mode, document.cpu_migratable = "host-passthrough", "on"
+        else:
+            document.type = "qemu"
+        return document

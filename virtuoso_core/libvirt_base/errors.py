@@ -1,0 +1,78 @@
+"""From libvirt's error codes to this library's exceptions. Codes and states decide, never the text of a message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import (
+    AuthenticationError,
+    ConnectionLostError,
+    HypervisorError,
+    InvalidStateError,
+    InvalidValueError,
+    NetworkNotFoundError,
+    ReadOnlyError,
+    UnsupportedError,
+    VirtuosoError,
+    VMNotFoundError,
+)
+from .binding import libvirt
+
+_AUTH = ("AUTH_FAILED", "AUTH_CANCELLED", "AUTH_UNAVAILABLE", "ACCESS_DENIED")
+_UNSUPPORTED = ("NO_SUPPORT", "ARGUMENT_UNSUPPORTED", "OPERATION_UNSUPPORTED")
+_BAD_XML = ("XML_ERROR", "XML_DETAIL", "XML_INVALID_SCHEMA", "CONFIG_UNSUPPORTED", "INVALID_ARG")
+
+
+def codes(*names: str) -> set[int]:
+    """libvirt's numbers of the VIR_ERR_* names."""
+    return {getattr(libvirt(), f"VIR_ERR_{name}") for name in names}
+
+
+def is_code(error: BaseException | None, *names: str) -> bool:
+    """Whether one of this library's errors came from one of those libvirt errors."""
+    cause = error.__cause__ if isinstance(error, VirtuosoError) else error
+    return isinstance(cause, libvirt().libvirtError) and cause.get_error_code() in codes(*names)
+
+
+def translate(error: Any, *, doing: str, uri: object, alive: bool, vm: str | None = None) -> VirtuosoError:
+    """The exception to raise for a libvirtError.
+
+    Args:
+        error: the libvirtError.
+        doing: what was tried, after "could not", such as "start the VM 'web'".
+        uri: where, without a password.
+        alive: whether the connection still works.
+        vm: the VM concerned.
+    """
+    code = error.get_error_code()
+    said = _sentence(error)
+    where: dict[str, Any] = {"vm": vm, "uri": uri}
+    if not alive:
+        return ConnectionLostError(
+            f"The connection to {uri} broke: {said}",
+            hint="Start its daemon again if it stopped (systemctl start libvirtd), then call connect() again.",
+            **where,
+        )
+    if code in codes("NO_DOMAIN"):
+        return VMNotFoundError(f"Could not {doing}: it does not exist on {uri}.", **where)
+    if code in codes("NO_NETWORK"):
+        return NetworkNotFoundError(f"Could not {doing} on {uri}: {said}", **where)
+    if code in codes("OPERATION_DENIED"):
+        return ReadOnlyError(
+            f"Could not {doing}: the connection to {uri} is read-only.", hint="Connect without readonly=True.", **where
+        )
+    if code in codes(*_AUTH):
+        return AuthenticationError(f"Could not {doing} on {uri}: {said}", **where)
+    if code in codes(*_UNSUPPORTED):
+        return UnsupportedError(f"Could not {doing}: {uri} does not support it: {said}", **where)
+    if code in codes("OPERATION_INVALID"):
+        return InvalidStateError(f"Could not {doing} on {uri}: {said}", **where)
+    if code in codes(*_BAD_XML):
+        return InvalidValueError(f"Could not {doing} on {uri}: it refused the configuration: {said}", **where)
+    return HypervisorError(f"Could not {doing} on {uri}: {said}", code=code, **where)
+
+
+def _sentence(error: Any) -> str:
+    """libvirt's message on one line, ended like a sentence."""
+    text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    return text if text.endswith(".") else f"{text}."

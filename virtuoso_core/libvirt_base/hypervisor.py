@@ -1,0 +1,335 @@
+"""LibvirtHypervisor: a connection to any hypervisor that libvirt drives. A driver adds declarations and a template."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+from ..errors import HypervisorError, ImageFormatError, InvalidNetworkError, UnsupportedError, VMNotFoundError
+from ..hypervisor import Credentials, Hypervisor
+from ..spec import Feature, Network, State, VMSpec, VMSummary
+from ..uri import URI
+from ..vm import VM
+from ..xml import Disk, Document, DomainDocument, Interface
+from . import images
+from .binding import libvirt
+from .connection import Connection
+from .networks import HostNetworks, Wiring, Wirings
+from .options import XmlOption
+from .vm import LibvirtVM, state_of
+
+_UUID = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
+
+
+class LibvirtHypervisor(Hypervisor):
+    """A hypervisor behind libvirt.
+
+    A driver's package holds a ``domain.xml`` beside its class: the definition of a new VM. The first ``<disk>`` and
+    the first ``<interface>`` in it are the patterns of those that are added; a new VM has neither.
+
+    Besides what every driver declares, one on libvirt declares the attributes below.
+    """
+
+    features: frozenset[Feature] = frozenset(Feature)
+    vm_class: ClassVar[type[LibvirtVM]] = LibvirtVM
+    daemon: ClassVar[str] = "libvirtd"
+    """The modular daemon that serves it, for advice."""
+    wirings: ClassVar[Wirings] = MappingProxyType({})
+    """Our types of network, each with the ways to write it; the first is meant unless the source says otherwise."""
+    bulk_stats: ClassVar[bool] = False
+    """Whether one call of libvirt's tells memory and processors of all VMs."""
+    managed_save: ClassVar[bool] = True
+    """Whether it can keep a VM's memory on disk."""
+    undefine_flags: ClassVar[tuple[str, ...]] = ("MANAGED_SAVE", "SNAPSHOTS_METADATA")
+    """The VIR_DOMAIN_UNDEFINE_* flags that it knows."""
+    probes_images: ClassVar[bool] = True
+    """Whether images are files whose existence and format matter."""
+
+    def __init__(self, uri: URI, connection: Connection, *, readonly: bool = False) -> None:
+        super().__init__(uri, readonly=readonly)
+        self.connection = connection
+        self.host_networks = HostNetworks(connection)
+        self._capabilities: Document | None = None
+
+    @classmethod
+    def open(cls, uri: URI, *, readonly: bool = False, credentials: Credentials | None = None) -> Self:
+        """Connect through libvirt."""
+        connection = Connection(
+            uri,
+            readonly=readonly,
+            credentials=credentials,
+            event_loop=cls._needs_event_loop(uri),
+            daemon=cls.daemon,
+        )
+        return cls(uri, connection, readonly=readonly)
+
+    @classmethod
+    def _needs_event_loop(cls, uri: URI) -> bool:
+        """Whether the driver runs inside this process and wants libvirt's event loop."""
+        return False
+
+    @property
+    def networks(self) -> Mapping[str, str]:  # type: ignore[override]
+        """The types of network here, each with a sentence for people."""
+        return MappingProxyType({type: ways[0].doc for type, ways in self.wirings.items()})
+
+    @property
+    def xml_options(self) -> Mapping[str, XmlOption]:
+        """The options, which all stand in the XML."""
+        return {name: option for name, option in self.options.items() if isinstance(option, XmlOption)}
+
+    @property
+    def local(self) -> bool:
+        """Whether the hypervisor's files are this machine's."""
+        return self.uri.is_local
+
+    def capabilities(self) -> Document:
+        """What libvirt says of the host, asked once a connection."""
+        if self._capabilities is None:
+            text = self.connection.call("read the capabilities", self.connection.native.getCapabilities)
+            self._capabilities = Document(text)
+        return self._capabilities
+
+    def image_user(self) -> images.HostUser:
+        """Whom the hypervisor's processes run as when they open disk images."""
+        for model in self.capabilities().root.iterfind("host/secmodel"):
+            if model.findtext("model") == "dac":
+                label = model.findtext("baselabel") or ""
+                uid, _, gid = label.replace("+", "").partition(":")
+                if uid.isdecimal() and gid.isdecimal():
+                    return images.HostUser.of(int(uid), int(gid))
+        return images.HostUser.of(os.geteuid(), os.getegid())
+
+    # What Hypervisor asks for.
+
+    def _version(self) -> str:
+        native, call = self.connection.native, self.connection.call
+        kind = call("ask for the hypervisor's name", native.getType)
+        own = call("ask for the hypervisor's version", native.getVersion)
+        library = call("ask for libvirt's version", native.getLibVersion)
+        return f"{kind} {_dotted(own)}, libvirt {_dotted(library)}"
+
+    def _new_vm(self) -> VM:
+        return self.vm_class(self, defaults=self.read_spec(self.new_document()))
+
+    def _find_vm(self, key: str) -> VM:
+        native, call = self.connection.native, self.connection.call
+        if _UUID.fullmatch(key):
+            try:
+                return self._vm(call(f"find the VM {key!r}", native.lookupByUUIDString, key, vm=key))
+            except VMNotFoundError:
+                pass  # it may be a name that looks like a UUID
+        return self._vm(call(f"find the VM {key!r}", native.lookupByName, key, vm=key))
+
+    def _list_vms(self) -> Iterable[VM]:
+        domains = self.connection.call("list the VMs", self.connection.native.listAllDomains, 0)
+        return [self._vm(domain) for domain in domains]
+
+    def _vm(self, domain: Any) -> LibvirtVM:
+        return self.vm_class(self, name=domain.name(), uuid=domain.UUIDString(), domain=domain)
+
+    def _summaries(self) -> Iterable[VMSummary]:
+        if not self.bulk_stats:
+            return super()._summaries()
+        binding, native, call = libvirt(), self.connection.native, self.connection.call
+        wanted = binding.VIR_DOMAIN_STATS_STATE | binding.VIR_DOMAIN_STATS_BALLOON | binding.VIR_DOMAIN_STATS_VCPU
+        busy = (
+            binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+        )  # a VM in the middle of a long job must not block a list
+        found = call("list the VMs", native.getAllDomainStats, wanted, busy)
+        saved = call("list the VMs", native.listAllDomains, binding.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+        kept = {domain.UUIDString() for domain in saved}
+        return [line for domain, stats in found if (line := self._summary(domain, stats, kept)) is not None]
+
+    def _summary(self, domain: Any, stats: Mapping[str, Any], kept: set[str]) -> VMSummary | None:
+        uuid = domain.UUIDString()
+        state = state_of(stats.get("state.state", -1))
+        if state is State.STOPPED and uuid in kept:
+            state = State.SUSPENDED
+        memory, cpus = stats.get("balloon.maximum"), stats.get("vcpu.current")
+        if memory is None or cpus is None:
+            try:  # it was busy
+                info = self.connection.call("look at a VM", domain.info)
+            except VMNotFoundError:
+                return None
+            memory, cpus = info[1], info[3]
+        return VMSummary(domain.name(), uuid, state, memory, cpus)
+
+    def _close(self) -> None:
+        self.connection.close()
+
+    def _image_path(self, text: str) -> str:
+        return os.path.abspath(os.path.expanduser(text)) if self.local else text
+
+    # The domain document: from spec to XML and back.
+
+    def template(self) -> DomainDocument:
+        """The driver's ``domain.xml``."""
+        package = sys.modules[type(self).__module__].__package__ or ""
+        return DomainDocument(importlib.resources.files(package).joinpath("domain.xml").read_bytes())
+
+    def new_document(self) -> DomainDocument:
+        """What a new VM starts from: the template without its patterns."""
+        document = self.template()
+        for pattern in (*document.disks[:1], *document.interfaces[:1]):
+            pattern.remove()
+        return document
+
+    def read_spec(self, document: DomainDocument) -> VMSpec:
+        """What a document says, as plain data."""
+        options = {name: option.read(document) for name, option in self.xml_options.items()}
+        disk = document.main_disk
+        return VMSpec(
+            name=document.name or "",
+            memory=document.memory or 0,
+            cpus=document.cpus or 1,
+            disk_image=None if disk is None else disk.path,
+            networks=tuple(self._read_network(card) for card in document.interfaces),
+            options=MappingProxyType({name: value for name, value in options.items() if value is not None}),
+        )
+
+    def patch(self, document: DomainDocument, spec: VMSpec, changed: frozenset[str]) -> None:
+        """Write the changed values, and nothing else, into a document."""
+        if "name" in changed:
+            document.name = spec.name
+        if "memory" in changed:
+            document.set_memory(spec.memory)
+        if "cpus" in changed:
+            document.set_cpus(spec.cpus)
+        if "disk_image" in changed:
+            self._patch_disk(document, spec, known_format="options.disk_format" in changed)
+        if "networks" in changed:
+            self._patch_networks(document, spec.networks)
+        for name, option in self.xml_options.items():  # in the order declared: the later may build on the earlier
+            if f"options.{name}" in changed:
+                option.write(document, spec.options.get(name))
+
+    def _patch_disk(self, document: DomainDocument, spec: VMSpec, *, known_format: bool) -> None:
+        disk = document.main_disk
+        if spec.disk_image is None:
+            if disk is not None:
+                disk.remove()
+            return
+        if disk is None:
+            disk = document.add_disk(self.template().disks[0].element)
+        self._check_image(spec.disk_image)
+        disk.set_path(spec.disk_image, block=self._is_block(spec.disk_image))
+        if not known_format:
+            self._write_format(disk, spec.disk_image)
+
+    def _check_image(self, path: str) -> None:
+        if self.probes_images and self.local:
+            images.check_image(path)
+
+    def _is_block(self, path: str) -> bool:
+        return images.is_block_device(path) if self.local else path.startswith("/dev/")
+
+    def _write_format(self, disk: Disk, path: str) -> None:
+        if self.probes_images:
+            disk.format = self._image_format(path)
+
+    def _image_format(self, path: str) -> str:
+        if self.local and os.access(path, os.R_OK):
+            return images.probe_format(path)
+        found = self._volume_format(path)
+        if found is None:
+            raise ImageFormatError(
+                f"The format of {path} on {self.uri} cannot be told from here.",
+                hint='Say it: vm.set("disk_format", "qcow2")',
+                uri=self.uri,
+            )
+        return found
+
+    def _volume_format(self, path: str) -> str | None:
+        """What a storage pool of the host knows of it."""
+        call = self.connection.call
+        try:
+            volume = call(f"look at {path}", self.connection.native.storageVolLookupByPath, path)
+            described = DomainDocument(call(f"look at {path}", volume.XMLDesc, 0))
+        except (HypervisorError, UnsupportedError):
+            return None  # no pool holds it
+        element = described.find(described.root, ("target", "format"))
+        return None if element is None else element.get("type")
+
+    # Networks.
+
+    def _network_defaults(self, network: Network) -> Network:
+        wiring = self._wiring(network)
+        source = network.source or wiring.default
+        if wiring.source is None and network.source is not None:
+            raise InvalidNetworkError(
+                f"A network of type {network.type!r} on {self.uri} has no source to choose.", hint="Leave source out."
+            )
+        if wiring.source is not None and source is None:
+            raise InvalidNetworkError(
+                f"A network of type {network.type!r} on {self.uri} needs a source.",
+                hint=f"{wiring.doc} Name it: vm.network({network.type!r}, source='br0')",
+            )
+        pattern = self.template().interfaces
+        model = network.model or (pattern[0].model if pattern else None)
+        return replace(network, source=source, model=model)
+
+    def _wiring(self, network: Network) -> Wiring:
+        ways = self.wirings[network.type]
+        if len(ways) > 1 and network.source is not None and not self._is_bridge(network.source):
+            return ways[1]
+        return ways[0]
+
+    def _is_bridge(self, name: str) -> bool:
+        """Whether the host's network interface is a bridge, rather than a card to share."""
+        if self.local:
+            return not os.path.exists(f"/sys/class/net/{name}") or os.path.exists(f"/sys/class/net/{name}/bridge")
+        try:
+            found = self.connection.call(f"look at {name}", self.connection.native.interfaceLookupByName, name)
+            described = DomainDocument(self.connection.call(f"look at {name}", found.XMLDesc, 0))
+        except (HypervisorError, UnsupportedError):
+            return True  # the host does not tell: a bridge is what the word promises
+        return described.type == "bridge"
+
+    def _patch_networks(self, document: DomainDocument, networks: tuple[Network, ...]) -> None:
+        wanted = {network.mac_address: network for network in networks}
+        cards = {card.mac_address or "": card for card in document.interfaces}
+        for mac, card in cards.items():
+            if mac not in wanted:
+                card.remove()
+        for mac, network in wanted.items():
+            existing = cards.get(mac)
+            if existing is None:
+                pattern = self.template().interfaces[0].element
+                last = document.interfaces[-1:]
+                devices = document.ensure(document.root, ("devices",))
+                new = document.insert(devices, pattern, after=last[0].element if last else None)
+                self._wiring(network).write(Interface(document, new), network)
+            elif self._read_network(existing) != network:
+                self._wiring(network).write(existing, network)
+
+    def _read_network(self, card: Interface) -> Network:
+        type, wiring = self.recognise(card)
+        source = wiring.source_of(card) if wiring else card.source_network or card.source_bridge or card.source_dev
+        return Network(type, card.mac_address or "", source, card.model)
+
+    def recognise(self, card: Interface) -> tuple[str, Wiring | None]:
+        """Which of our types a card is of; "other" when of none."""
+        fitting = [
+            (type, wiring)
+            for type, ways in self.wirings.items()
+            for wiring in ways
+            if wiring.kind == card.type and (wiring.source is None or wiring.source_of(card))
+        ]
+        for type, wiring in fitting:
+            if len(fitting) == 1 or wiring.source_of(card) == wiring.default:
+                return type, wiring
+        for type, wiring in fitting:
+            if wiring.source == "network" and self.host_networks.matches(card.source_network or "", wiring):
+                return type, wiring
+        return "other", None
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

@@ -1,0 +1,351 @@
+"""LibvirtVM: a VM behind libvirt, changed by patching its own XML in place."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import (
+    HypervisorError,
+    ImageInUseError,
+    ImageUnreadableError,
+    InvalidStateError,
+    InvalidValueError,
+    UnsupportedError,
+    VirtuosoError,
+    VMExistsError,
+    VMNotFoundError,
+)
+from ..spec import Address, SaveResult, State, VMSpec
+from ..vm import VM
+from ..xml import DomainDocument
+from . import images
+from .binding import libvirt
+from .errors import is_code
+
+if TYPE_CHECKING:
+    from .hypervisor import LibvirtHypervisor
+
+_STATES = {
+    "BLOCKED": State.RUNNING,
+    "CRASHED": State.CRASHED,
+    "PAUSED": State.PAUSED,
+    "PMSUSPENDED": State.PAUSED,
+    "RUNNING": State.RUNNING,
+    "SHUTDOWN": State.RUNNING,
+    "SHUTOFF": State.STOPPED,
+}
+_SOURCES = ("LEASE", "AGENT", "ARP")
+
+
+def state_of(number: int) -> State:
+    """Our state for a VIR_DOMAIN_* number; a VM that is off may yet have its memory saved."""
+    binding = libvirt()
+    return next(
+        (ours for name, ours in _STATES.items() if getattr(binding, f"VIR_DOMAIN_{name}") == number), State.UNKNOWN
+    )
+
+
+class LibvirtVM(VM):
+    """A VM whose configuration is a domain document."""
+
+    _hypervisor: LibvirtHypervisor
+
+    def __init__(self, hypervisor: LibvirtHypervisor, *, domain: Any = None, **known: Any) -> None:
+        super().__init__(hypervisor, **known)
+        self._domain = domain
+        self._document: DomainDocument | None = None
+        self._before: DomainDocument | None = None
+
+    def _call(self, doing: str, function: Callable[..., Any], *args: Any) -> Any:
+        name = self._known_name or self.name
+        return self._hypervisor.connection.call(f"{doing} the VM {name!r}", function, *args, vm=name)
+
+    def _native(self) -> Any:
+        return self._domain
+
+    # Configuration.
+
+    def _read(self) -> VMSpec:
+        binding = libvirt()
+        # inactive: what the next start uses; secure: or saving would erase the passwords
+        flags = binding.VIR_DOMAIN_XML_INACTIVE
+        if not self._hypervisor.readonly:
+            flags |= binding.VIR_DOMAIN_XML_SECURE
+        self._document = DomainDocument(self._call("read", self._domain.XMLDesc, flags))
+        return self._hypervisor.read_spec(self._document)
+
+    def _create(self, spec: VMSpec) -> str:
+        document = self._new_document(spec)
+        try:
+            self._domain = self._define(document, validate=True)
+        except VirtuosoError as error:
+            raise self._taken(spec.name) or error from error
+        uuid: str = self._domain.UUIDString()
+        return uuid
+
+    def _new_document(self, spec: VMSpec) -> DomainDocument:
+        document = self._hypervisor.new_document()
+        self._hypervisor.patch(document, spec, spec.changed_from(self._hypervisor.read_spec(document)))
+        return document
+
+    def _taken(self, name: str) -> VMExistsError | None:
+        """libvirt has no code of its own for a name that is taken: look."""
+        hypervisor = self._hypervisor
+        try:
+            other = hypervisor._find_vm(name)
+        except VirtuosoError:
+            return None
+        if other.name != name or other.uuid == self._uuid:
+            return None
+        return VMExistsError(
+            f"There is already a VM {name!r} on {hypervisor.uri}, with the UUID {other.uuid}.",
+            hint="Choose another name, or change that one: hypervisor.get(name).",
+            vm=name,
+            uri=hypervisor.uri,
+        )
+
+    def _define(self, document: DomainDocument, *, validate: bool) -> Any:
+        native = self._hypervisor.connection.native
+        flags = libvirt().VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
+        return self._call("save", native.defineXMLFlags, document.text, flags)
+
+    def _update(self, spec: VMSpec, changed: frozenset[str]) -> SaveResult:
+        assert self._document is not None
+        self._before = self._document
+        self._new_name = spec.name if "name" in changed else None
+        rest = changed - {"name"}
+        running = bool(self._call("look at", self._domain.isActive))
+        if self._new_name is not None and running:
+            raise InvalidStateError(
+                f"The VM {self._known_name!r} is running: it cannot be renamed now.",
+                hint="Stop it first.",
+                vm=self._known_name,
+                uri=self._hypervisor.uri,
+            )
+        if rest:
+            patched = self._document.copy()
+            self._hypervisor.patch(patched, spec, rest)
+            self._redefine(patched)
+        if self._new_name is not None:
+            self._rename(self._new_name, undo=bool(rest))
+        return SaveResult.NEXT_START if running else SaveResult.APPLIED
+
+    def _redefine(self, document: DomainDocument) -> None:
+        try:
+            self._domain = self._define(document, validate=True)
+        except InvalidValueError as error:
+            if not is_code(error, "XML_INVALID_SCHEMA"):
+                raise
+            # what somebody else put there may break the schema; libvirt took it then and takes it now
+            self._domain = self._define(document, validate=False)
+
+    def _rename(self, name: str, *, undo: bool) -> None:
+        try:
+            self._call("rename", self._domain.rename, name, 0)
+        except VirtuosoError as error:
+            if undo:
+                self._new_name = None
+                self._undo_update()
+            raise self._taken(name) or error from error
+        self._known_name = name
+
+    def _undo_update(self) -> None:
+        assert self._before is not None
+        if self._new_name is not None:
+            old = self._before.name
+            self._call("rename", self._domain.rename, old, 0)
+            self._known_name = old or self._known_name
+        self._domain = self._define(self._before, validate=False)
+
+    def _render(self, spec: VMSpec, changed: frozenset[str]) -> str:
+        if self._new:
+            return self._new_document(spec).text
+        if self._document is None:
+            self._read()
+        assert self._document is not None
+        document = self._document.copy()
+        self._hypervisor.patch(document, spec, changed)
+        return document.text
+
+    # Control.
+
+    def _get_state(self) -> State:
+        state = state_of(self._call("look at", self._domain.state)[0])
+        if state is State.STOPPED and self._hypervisor.managed_save:
+            kept = self._call("look at", self._domain.hasManagedSaveImage)
+            return State.SUSPENDED if kept else state
+        return state
+
+    def _start(self) -> None:
+        try:
+            self._call("start", self._domain.create)
+        except (InvalidStateError, HypervisorError):
+            if self._get_state() is not State.RUNNING:
+                raise
+            return  # somebody else was faster
+        state, reason = self._call("look at", self._domain.state)
+        if state_of(state) is State.PAUSED and reason == libvirt().VIR_DOMAIN_PAUSED_UNKNOWN:
+            raise HypervisorError(
+                f"The VM {self.name!r} was started on {self._hypervisor.uri} and stands still, for no reason given: "
+                "its acceleration does not work.",
+                hint="Pull its plug, vm.stop(timeout=0), then vm.set('accel', 'tcg') and save. See: virtuoso doctor",
+                vm=self.name,
+                uri=self._hypervisor.uri,
+            )
+
+    def _request_stop(self) -> None:
+        self._unless_off("stop", self._domain.shutdown)
+
+    def _power_off(self) -> None:
+        try:
+            self._unless_off("pull the plug of", self._domain.destroy)
+        except InvalidStateError:
+            pass
+
+    def _unless_off(self, doing: str, function: Callable[..., Any]) -> None:
+        """Drivers word "it is off" in several codes: look at the state instead."""
+        try:
+            self._call(doing, function)
+        except (InvalidStateError, HypervisorError) as error:
+            if self._get_state() in (State.STOPPED, State.SUSPENDED, State.CRASHED):
+                raise InvalidStateError(
+                    f"The VM {self.name!r} is off.", vm=self.name, uri=self._hypervisor.uri
+                ) from error
+            raise
+
+    def _reboot(self) -> None:
+        self._call("reboot", self._domain.reboot, 0)
+
+    def _pause(self) -> None:
+        self._call("pause", self._domain.suspend)
+
+    def _resume(self) -> None:
+        if self._call("look at", self._domain.state)[0] == libvirt().VIR_DOMAIN_PMSUSPENDED:
+            self._call("wake", self._domain.pMWakeup, 0)
+        else:
+            self._call("resume", self._domain.resume)
+
+    def _undefine(self) -> None:
+        binding = libvirt()
+        names = self._hypervisor.undefine_flags
+        while True:
+            flags = 0
+            for name in names:
+                flags |= getattr(binding, f"VIR_DOMAIN_UNDEFINE_{name}", 0)
+            try:
+                self._call("remove", self._domain.undefineFlags, flags)
+                return
+            except VMNotFoundError:
+                return  # a transient one went when its plug was pulled
+            except VirtuosoError as error:
+                # an older libvirt, or its test driver, does not know the last flags
+                if not names or not is_code(error, "INVALID_ARG", "NO_SUPPORT"):
+                    raise
+                names = names[:-1]
+
+    # Before a start.
+
+    def _prepare_start(self, start_networks: bool) -> None:
+        self._read()
+        assert self._document is not None
+        if self._hypervisor.probes_images and self._hypervisor.local:
+            paths = [disk.path for disk in self._document.disks if disk.type in ("file", "block") and disk.path]
+            for path in paths:
+                images.check_image(path)
+                self._check_reachable(path)
+        self._check_unused(
+            {disk.path for disk in self._document.disks if disk.path and not disk.shareable and not disk.readonly}
+        )
+        for card in self._document.interfaces:
+            if card.type == "network" and card.source_network:
+                wiring = self._hypervisor.recognise(card)[1]
+                self._hypervisor.host_networks.require_active(
+                    card.source_network, wiring, start=start_networks, vm=self.name
+                )
+
+    def _check_reachable(self, path: str) -> None:
+        who = self._hypervisor.image_user()
+        blocked = images.unreachable_parent(path, who.uid, who.gids)
+        if blocked is not None:
+            raise ImageUnreadableError(
+                f"The VM {self.name!r} cannot start: the hypervisor runs as the user {who.name}, which cannot enter "
+                f"{blocked} on the way to {path}.",
+                hint=f"Let it pass: sudo setfacl -m u:{who.name}:x '{blocked}'; "
+                "or move the image to /var/lib/libvirt/images.",
+                vm=self.name,
+                uri=self._hypervisor.uri,
+            )
+
+    def _check_unused(self, paths: set[str]) -> None:
+        if not self._hypervisor.bulk_stats or not paths:
+            return
+        binding, native = libvirt(), self._hypervisor.connection.native
+        running = self._call(
+            "look at what runs beside",
+            native.getAllDomainStats,
+            binding.VIR_DOMAIN_STATS_BLOCK,
+            binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
+        )
+        for domain, stats in running:
+            used = {value for key, value in stats.items() if key.startswith("block.") and key.endswith(".path")}
+            taken = paths & used
+            if taken and domain.UUIDString() != self._uuid:
+                raise ImageInUseError(
+                    f"The VM {self.name!r} cannot start: its disk {min(taken)} is in use by the running VM "
+                    f"{domain.name()!r}.",
+                    hint=f"Stop {domain.name()!r} first, or give this VM a disk of its own.",
+                    vm=self.name,
+                    uri=self._hypervisor.uri,
+                )
+
+    def _delete_image(self, path: str) -> None:
+        if self._hypervisor.local and self._hypervisor.probes_images:
+            images.delete_image(path)
+            return
+        native = self._hypervisor.connection.native
+        volume = self._call("find the disk of", native.storageVolLookupByPath, path)
+        self._call("delete the disk of", volume.delete, 0)
+
+    # Looking.
+
+    def _addresses(self) -> tuple[Address, ...]:
+        binding = libvirt()
+        for source in _SOURCES:
+            number = getattr(binding, f"VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_{source}")
+            try:
+                found = self._call("ask for the addresses of", self._domain.interfaceAddresses, number, 0)
+            except (UnsupportedError, HypervisorError, InvalidStateError, InvalidValueError):
+                if self._get_state() is not State.RUNNING:
+                    raise
+                continue  # this source cannot tell; another may
+            known = tuple(
+                Address(entry["addr"], card.get("hwaddr"), source.lower())
+                for card in (found or {}).values()
+                for entry in card.get("addrs") or ()
+                if card.get("hwaddr") != "00:00:00:00:00:00"
+            )
+            if known:
+                return known
+        return ()
+
+    def _screenshot(self) -> bytes:
+        stream = self._call("open a stream for", self._hypervisor.connection.native.newStream, 0)
+        self._call("take a screenshot of", self._domain.screenshot, stream, 0, 0)
+        data = io.BytesIO()
+        self._call("take a screenshot of", stream.recvAll, lambda _, chunk, __: data.write(chunk), None)
+        self._call("take a screenshot of", stream.finish)
+        return _as_png(data)
+
+
+def _as_png(picture: io.BytesIO) -> bytes:
+    """Hypervisors send PNG, PPM or BMP."""
+    if picture.getvalue().startswith(b"\x89PNG\r\n"):
+        return picture.getvalue()
+    from PIL import Image
+
+    out = io.BytesIO()
+    with Image.open(picture) as image:
+        image.save(out, "PNG")
+    return out.getvalue()
