@@ -21,7 +21,7 @@ from . import images
 from .binding import libvirt
 from .connection import Connection
 from .networks import HostNetworks, Wiring, Wirings
-from .options import XmlOption
+from .options import DISK_FORMAT, XmlOption
 from .vm import LibvirtVM, state_of
 
 _UUID = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
@@ -235,13 +235,18 @@ class LibvirtHypervisor(Hypervisor):
             disk.format = self._image_format(path)
 
     def _image_format(self, path: str) -> str:
-        if self.local and os.access(path, os.R_OK):
-            return images.probe_format(path)
-        found = self._volume_format(path)
+        readable = self.local and os.access(path, os.R_OK)
+        found = images.probe_format(path) if readable else self._volume_format(path)
         if found is None:
             raise ImageFormatError(
                 f"The format of {path} on {self.uri} cannot be told from here.",
                 hint='Say it: vm.set("disk_format", "qcow2")',
+                uri=self.uri,
+            )
+        if found not in DISK_FORMAT.choices:
+            raise ImageFormatError(
+                f"The disk image {path} is in the format {found!r}, which libvirt does not take.",
+                hint=f"Convert it: qemu-img convert -O qcow2 '{path}' '{path}.qcow2'",
                 uri=self.uri,
             )
         return found

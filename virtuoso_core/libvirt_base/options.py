@@ -73,6 +73,7 @@ VNC_PASSWORD = XmlOption(
     minimum=1,
     maximum=8,
     secret=True,
+    example="s3cret",
     read=lambda document: next((screen.password for screen in document.graphics if screen.type == "vnc"), None),
     write=_write_vnc_password,
 )
@@ -100,6 +101,7 @@ SERIAL_LOG = XmlOption(
     minimum=1,
     maximum=4096,
     check=_absolute,
+    example="/var/log/serial.log",
     read=lambda document: document.serial_log,
     write=_write_serial_log,
 )
@@ -117,7 +119,7 @@ DISK_FORMAT = XmlOption(
     "disk_format",
     "str",
     "The format of disk_image, where the library cannot look into it (a remote host).",
-    choices=("qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc", "qed"),
+    choices=("qcow2", "raw", "vmdk", "vdi", "vpc", "qed"),
     read=lambda document: None if document.main_disk is None else document.main_disk.format,
     write=_write_disk_format,
 )

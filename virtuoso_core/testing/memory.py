@@ -77,9 +77,10 @@ class MemoryHypervisor(Hypervisor):
 
     def _find_vm(self, key: str) -> VM:
         with self.host.lock:
-            for identity, spec in self.host.specs.items():
-                if key in (identity, spec.name):
-                    return MemoryVM(self, name=spec.name, uuid=identity)
+            named = (identity for identity, spec in self.host.specs.items() if spec.name == key)
+            identity = key if key in self.host.specs else next(named, None)
+            if identity is not None:
+                return MemoryVM(self, name=self.host.specs[identity].name, uuid=identity)
         raise VMNotFoundError(f"There is no VM {key!r} on {self.uri}.", vm=key, uri=self.uri)
 
     def _list_vms(self) -> Iterable[VM]:
@@ -103,13 +104,12 @@ class MemoryVM(VM):
     _hypervisor: MemoryHypervisor
 
     def _read(self) -> VMSpec:
-        with self._hypervisor.host.lock:
-            if self._uuid not in self._hypervisor.host.specs:
-                raise VMNotFoundError(
-                    f"The VM {self.name!r} is gone from {self._hypervisor.uri}.", vm=self.name, uri=self._hypervisor.uri
-                )
-            self._found = self._hypervisor.host.specs[self._uuid]
-            return self._found
+        found = self._hypervisor.host.specs.get(self._uuid)
+        if found is None:
+            raise VMNotFoundError(
+                f"The VM {self.name!r} is gone from {self._hypervisor.uri}.", vm=self.name, uri=self._hypervisor.uri
+            )
+        return found
 
     def _create(self, spec: VMSpec) -> str:
         host = self._hypervisor.host
@@ -124,11 +124,14 @@ class MemoryVM(VM):
         with host.lock:
             if "name" in changed:
                 self._check_name_free(spec.name)
-            host.specs[self._uuid] = spec
+            self._before = self._read()
+            host.specs[self._uuid] = self._before.with_values_of(spec, changed)
             return SaveResult.APPLIED if host.states[self._uuid] is State.STOPPED else SaveResult.NEXT_START
 
     def _undo_update(self) -> None:
-        self._hypervisor.host.specs[self._uuid] = self._found
+        with self._hypervisor.host.lock:
+            self._read()
+            self._hypervisor.host.specs[self._uuid] = self._before
 
     def _check_name_free(self, name: str) -> None:
         if any(spec.name == name and key != self._uuid for key, spec in self._hypervisor.host.specs.items()):
@@ -144,12 +147,14 @@ class MemoryVM(VM):
         return json.dumps(plain, indent=2, ensure_ascii=False)
 
     def _get_state(self) -> State:
-        self._read()
-        return self._hypervisor.host.states[self._uuid]
+        with self._hypervisor.host.lock:
+            self._read()
+            return self._hypervisor.host.states[self._uuid]
 
     def _set_state(self, state: State) -> None:
-        self._read()
-        self._hypervisor.host.states[self._uuid] = state
+        with self._hypervisor.host.lock:
+            self._read()
+            self._hypervisor.host.states[self._uuid] = state
 
     def _start(self) -> None:
         self._set_state(State.RUNNING)
@@ -158,8 +163,8 @@ class MemoryVM(VM):
         self._set_state(State.STOPPED)
 
     def _undefine(self) -> None:
-        self._read()
         with self._hypervisor.host.lock:
+            self._read()
             del self._hypervisor.host.specs[self._uuid], self._hypervisor.host.states[self._uuid]
 
     def _request_stop(self) -> None:

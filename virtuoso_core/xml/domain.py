@@ -123,6 +123,8 @@ class DomainDocument(Document):
     os_type = Text("os", "type")
     firmware = Text("os", attribute="firmware")
     firmware_features = Flag("os", "firmware")
+    secure_boot = YesNo("os", "firmware", "feature", attribute="enabled")
+    secure_boot_name = Text("os", "firmware", "feature", attribute="name")
     loader = Text("os", "loader")
     loader_type = Text("os", "loader", attribute="type")
     nvram = Text("os", "nvram")

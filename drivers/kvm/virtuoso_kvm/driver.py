@@ -101,6 +101,9 @@ def _write_firmware(document: DomainDocument, value: str | None) -> None:
         return
     document.loader = document.nvram = document.firmware_features = None
     document.firmware = "efi" if value == "uefi" else None
+    if value == "uefi":
+        # libvirt would pick the firmware for Secure Boot, which starts nothing unsigned
+        document.secure_boot_name, document.secure_boot = "secure-boot", False
 
 
 def _machine_means(wanted: str, found: str) -> bool:
@@ -132,6 +135,7 @@ class KvmHypervisor(LibvirtHypervisor):
             minimum=1,
             maximum=64,
             same=_machine_means,
+            example="q35",
             read=lambda document: document.machine,
             write=lambda document, value: setattr(document, "machine", value or "q35"),
         ),
@@ -141,6 +145,7 @@ class KvmHypervisor(LibvirtHypervisor):
             "The processor: host-passthrough, host-model, maximum, or a model's name.",
             minimum=1,
             maximum=64,
+            example="Nehalem",
             read=_read_cpu,
             write=_write_cpu,
         ),

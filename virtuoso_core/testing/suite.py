@@ -1,0 +1,26 @@
+"""HypervisorSuite: every group of the conformance suite in one class, for a driver's tests to inherit."""
+
+from __future__ import annotations
+
+from .configuration import ConfigurationGroup
+from .declaration import DeclarationGroup
+from .failures import FailuresGroup
+from .libvirt_xml import LibvirtGroup
+from .lifecycle import LifecycleGroup
+
+
+class HypervisorSuite(DeclarationGroup, LifecycleGroup, ConfigurationGroup, FailuresGroup, LibvirtGroup):
+    """Proves that a driver keeps the promises of the public API.
+
+    A driver on libvirt is tested on libvirt's in-process mock, with no daemon; every driver on a real hypervisor
+    where the environment names one: ``VIRTUOSO_TEST_URI_KVM=qemu:///system`` for the driver named "kvm". VMs are
+    made and removed there, with names that start with "virtuoso-suite-".
+
+    Example::
+
+        from virtuoso_core.testing import HypervisorSuite
+        from virtuoso_kvm.driver import KvmHypervisor
+
+        class TestKvm(HypervisorSuite):
+            hypervisor = KvmHypervisor
+    """
