@@ -97,7 +97,7 @@ class Connection:
         try:
             return function(*args)
         except libvirt().libvirtError as error:
-            raise translate(error, doing=doing, uri=self.uri, alive=self.is_alive(), vm=vm) from error
+            raise translate(error, doing=doing, uri=self.uri, alive=self.is_alive, vm=vm) from error
 
     def is_alive(self) -> bool:
         """Whether the connection still works, as far as this end knows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import (
@@ -34,29 +35,29 @@ def is_code(error: BaseException | None, *names: str) -> bool:
     return isinstance(cause, libvirt().libvirtError) and cause.get_error_code() in codes(*names)
 
 
-def translate(error: Any, *, doing: str, uri: object, alive: bool, vm: str | None = None) -> VirtuosoError:
+def translate(error: Any, *, doing: str, uri: object, alive: Callable[[], bool], vm: str | None = None) -> VirtuosoError:
     """The exception to raise for a libvirtError.
 
     Args:
         error: the libvirtError.
         doing: what was tried, after "could not", such as "start the VM 'web'".
         uri: where, without a password.
-        alive: whether the connection still works.
+        alive: tells whether the connection still works; asked only where the answer matters.
         vm: the VM concerned.
     """
     code = error.get_error_code()
     said = _sentence(error)
     where: dict[str, Any] = {"vm": vm, "uri": uri}
-    if not alive:
+    if code in codes("NO_DOMAIN"):
+        return VMNotFoundError(f"Could not {doing}: it does not exist on {uri}.", **where)
+    if code in codes("NO_NETWORK"):
+        return NetworkNotFoundError(f"Could not {doing} on {uri}: {said}", **where)
+    if not alive():
         return ConnectionLostError(
             f"The connection to {uri} broke: {said}",
             hint="Start its daemon again if it stopped (systemctl start libvirtd), then call connect() again.",
             **where,
         )
-    if code in codes("NO_DOMAIN"):
-        return VMNotFoundError(f"Could not {doing}: it does not exist on {uri}.", **where)
-    if code in codes("NO_NETWORK"):
-        return NetworkNotFoundError(f"Could not {doing} on {uri}: {said}", **where)
     if code in codes("OPERATION_DENIED"):
         return ReadOnlyError(
             f"Could not {doing}: the connection to {uri} is read-only.", hint="Connect without readonly=True.", **where

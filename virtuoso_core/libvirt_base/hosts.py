@@ -9,6 +9,8 @@ import platform
 from ..xml import Document
 
 _FLAGS = {"vmx", "svm"}
+_MODELS_WITH_SVM = ("EPYC", "Dhyana", "Opteron_G", "phenom")
+"""Starts of libvirt's names of processors that have svm; of what a model has, capabilities list nothing."""
 
 
 def host_can_accelerate(capabilities: Document, *, local: bool) -> bool:
@@ -30,7 +32,8 @@ def host_can_accelerate(capabilities: Document, *, local: bool) -> bool:
     if local:
         return bool(_local_flags() & _FLAGS)
     named = {feature.get("name") for feature in root.iterfind("host/cpu/feature")}
-    return bool(named & _FLAGS)
+    model = root.findtext("host/cpu/model") or ""
+    return bool(named & _FLAGS) or model.startswith(_MODELS_WITH_SVM)
 
 
 @functools.cache

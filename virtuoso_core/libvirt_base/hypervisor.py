@@ -208,7 +208,9 @@ class LibvirtHypervisor(Hypervisor):
             self._patch_networks(document, spec.networks)
         for name, option in self.xml_options.items():  # in the order declared: the later may build on the earlier
             if f"options.{name}" in changed:
-                option.write(document, spec.options.get(name))
+                value = spec.options.get(name)
+                # taken away: what a new VM has
+                option.write(document, option.read(self.new_document()) if value is None else value)
 
     def _patch_disk(self, document: DomainDocument, spec: VMSpec, *, known_format: bool) -> None:
         disk = document.main_disk

@@ -9,7 +9,7 @@ import shutil
 import stat
 import struct
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from ..errors import ImageError, ImageFormatError, ImageNotFoundError
@@ -17,6 +17,8 @@ from ..errors import ImageError, ImageFormatError, ImageNotFoundError
 _ACL = "system.posix_acl_access"
 _ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP, _ACL_MASK = 0x02, 0x04, 0x08, 0x10
 _SEARCH = 1
+_MAX_LINKS = 40
+"""As many as Linux follows on one way."""
 
 
 @dataclass(frozen=True)
@@ -98,17 +100,38 @@ def unreachable_parent(path: str, uid: int, gids: Collection[int]) -> str | None
     """
     if uid == 0:
         return None
-    directory = os.path.dirname(os.path.realpath(path))
-    chain = [directory]
-    while chain[-1] != os.path.dirname(chain[-1]):
-        chain.append(os.path.dirname(chain[-1]))
-    for place in reversed(chain):
+    for place in _way_to(path):
         try:
             if not _may_search(place, uid, gids):
                 return place
         except OSError:
             return None  # we cannot look: nothing can be said
     return None
+
+
+def _way_to(path: str) -> Iterator[str]:
+    """Every directory that the kernel searches on the way to the path, also on the way to a link's target."""
+    rest = os.path.join(os.getcwd(), path).split("/")[::-1]
+    here, links = "/", 0
+    while rest:
+        name = rest.pop()
+        if name in ("", "."):
+            continue
+        yield here
+        if name == "..":
+            here = os.path.dirname(here)
+            continue
+        try:
+            target = os.readlink(os.path.join(here, name))
+        except OSError:  # no link
+            here = os.path.join(here, name)
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            return
+        rest += target.split("/")[::-1]
+        if target.startswith("/"):
+            here = "/"
 
 
 def _may_search(directory: str, uid: int, gids: Collection[int]) -> bool:

@@ -45,14 +45,15 @@ class Wiring:
     mode: str | None = None
 
     def write(self, card: Interface, network: Network) -> None:
-        """Make the element say what the network says."""
-        card.type = self.kind
-        source = card.document.find(card.element, ("source",))
-        if source is not None:
-            card.document.remove(source)
-        if self.source is not None and network.source is not None:
-            setattr(card, f"source_{self.source}", network.source)
-            card.source_mode = self.mode
+        """Make the element say what the network says; the source stays as it is where it means the same."""
+        if card.type != self.kind or self.source_of(card) != network.source:
+            card.type = self.kind
+            source = card.document.find(card.element, ("source",))
+            if source is not None:
+                card.document.remove(source)
+            if self.source is not None and network.source is not None:
+                setattr(card, f"source_{self.source}", network.source)
+                card.source_mode = self.mode
         card.mac_address = network.mac_address
         card.model = network.model
 

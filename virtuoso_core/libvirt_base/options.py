@@ -89,9 +89,14 @@ BOOT = XmlOption(
 
 
 def _write_serial_log(document: DomainDocument, value: str | None) -> None:
-    document.serial_log = value
-    if value is not None:
+    if value is None:
+        document.serial_log = document.serial_log_append = None
+        return
+    if document.serial_type is None:
+        document.serial_type = "pty"
+    if document.serial_log is None:
         document.serial_log_append = "off"
+    document.serial_log = value
 
 
 SERIAL_LOG = XmlOption(

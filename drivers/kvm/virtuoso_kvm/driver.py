@@ -137,7 +137,7 @@ class KvmHypervisor(LibvirtHypervisor):
             same=_machine_means,
             example="q35",
             read=lambda document: document.machine,
-            write=lambda document, value: setattr(document, "machine", value or "q35"),
+            write=lambda document, value: setattr(document, "machine", value),
         ),
         XmlOption(
             "cpu",
