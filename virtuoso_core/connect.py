@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .errors import ConnectError, DriverError, NoHypervisorError, VirtuosoError
-from .uri import URI
+from .errors import NoHypervisorError, VirtuosoError
+from .uri import URI, masked
 
 if TYPE_CHECKING:
     from .hypervisor import Credentials, Hypervisor
@@ -47,13 +47,17 @@ def connect(
     """
     from .plugins import default_registry
 
-    if uri is None:
-        uri = next((value for name in _VARIABLES if (value := os.environ.get(name))), None)
+    uri = uri if uri is not None else uri_from_environment()
     if uri is None:
         return _first_that_works(driver, readonly, credentials)
     where = URI.parse(uri)
     found = default_registry().driver_for(where.scheme, driver)
     return found.open(where, readonly=readonly, credentials=credentials)
+
+
+def uri_from_environment() -> str | None:
+    """What VIRTUOSO_DEFAULT_URI or, without it, LIBVIRT_DEFAULT_URI says; None when neither is set."""
+    return next((value for name in _VARIABLES if (value := os.environ.get(name))), None)
 
 
 def _first_that_works(driver: str | None, readonly: bool, credentials: Credentials | None) -> Hypervisor:
@@ -63,14 +67,15 @@ def _first_that_works(driver: str | None, readonly: bool, credentials: Credentia
     for uri in default_registry().default_uris():
         try:
             return connect(uri, driver=driver, readonly=readonly, credentials=credentials)
-        except (ConnectError, DriverError) as error:
-            attempts.append((uri, error))
+        except VirtuosoError as error:
+            attempts.append((masked(uri), error))
     broken = [str(plugin.error) for plugin in default_registry().plugins if plugin.status is not Status.OK]
     if not attempts:
         message = "No installed driver proposes a hypervisor to connect to."
         hint = "Install one, such as virtuoso-kvm, or name a URI: connect('qemu:///system')."
     else:
         message = "No hypervisor works here." + "".join(f"\n  {uri}: {error}" for uri, error in attempts)
-        hint = "\nName another one: connect('qemu+ssh://host/system'). More: virtuoso doctor"
+        hint = "Name another one: connect('qemu+ssh://host/system'). More: virtuoso doctor"
     message += "".join(f"\n  {line}" for line in broken)
+    message += "\n" if attempts or broken else ""
     raise NoHypervisorError(message, attempts=attempts, hint=hint)

@@ -11,7 +11,7 @@
     │   ├── DriverNotInstalledError        no driver serves the scheme
     │   ├── DriverDisabledError            VIRTUOSO_DISABLE_DRIVERS names it
     │   ├── DriverLoadError                installed, but it does not load
-    │   ├── DriverIncompatibleError        written for another Virtuoso
+    │   │   └── DriverIncompatibleError    written for another Virtuoso
     │   ├── AmbiguousDriverError           two drivers serve the scheme
     │   └── MissingLibvirtError            libvirt or its Python binding is not installed
     ├── ConnectError (ConnectionError)     the hypervisor cannot be reached
@@ -169,7 +169,7 @@ class NoHypervisorError(ConnectError):
     ``attempts`` holds a pair of the URI tried and the error for each attempt.
     """
 
-    def __init__(self, message: str, *, attempts: Iterable[tuple[str, VirtuosoError]], hint: str = "") -> None:
+    def __init__(self, message: str, *, attempts: Iterable[tuple[str, VirtuosoError]] = (), hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.attempts = tuple(attempts)
 
@@ -217,7 +217,7 @@ class ConflictError(VirtuosoError):
     """
 
     def __init__(
-        self, message: str, *, fields: Iterable[str], hint: str = "", vm: str | None = None, uri: object = None
+        self, message: str, *, fields: Iterable[str] = (), hint: str = "", vm: str | None = None, uri: object = None
     ) -> None:
         super().__init__(message, hint=hint, vm=vm, uri=uri)
         self.fields = tuple(sorted(fields))

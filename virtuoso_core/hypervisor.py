@@ -252,7 +252,7 @@ class Hypervisor(ABC):
         self, type: str, *, mac_address: str | None, source: str | None, model: str | None, taken: Iterable[str]
     ) -> Network:
         """A checked network with every default filled in."""
-        key = type.replace("-", "_").lower() if isinstance(type, str) else type
+        key = type.replace("-", "_").lower() if isinstance(type, str) else ""
         if key not in self.networks:
             raise UnsupportedNetworkError(
                 f"The {self.name} driver has no network of type {type!r} on {self.uri}.",

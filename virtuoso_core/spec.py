@@ -26,9 +26,9 @@ MAX_NAME_BYTES = 200
 """Hypervisors keep a VM in files named after it; 255 bytes is a file name's limit, suffixes included."""
 
 _BYTES = {
-    "kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 1024**4,
-    "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4,
-    "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4,
+    "kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 1024**4, "pib": 1024**5,
+    "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4, "pb": 1000**5,
+    "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4, "p": 1024**5,
 }  # fmt: skip
 
 
@@ -36,8 +36,8 @@ def parse_memory(value: object) -> int:
     """An amount of memory in KiB.
 
     Args:
-        value: an int counts KiB; a string needs a unit, KiB MiB GiB TiB (or K M G T, the same) or the decimal
-            KB MB GB TB.
+        value: an int counts KiB; a string needs a unit, KiB MiB GiB TiB PiB (or K M G T P, the same) or the
+            decimal KB MB GB TB PB.
 
     Raises:
         InvalidValueError: it is no amount of memory, or not a whole number of KiB, or out of range.
@@ -153,7 +153,10 @@ def _xml_char(c: str) -> bool:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # an int of over 4,300 digits, an object whose repr() fails
+        return f"That {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:40]}...{text[-1]}"
 
 
@@ -238,6 +241,7 @@ class Option:
         choices: the values taken, when they are few; for a list, of each item.
         minimum, maximum: bounds of an int, or of a str's length in characters.
         secret: never shown.
+        example: a value that it takes, for documents and tests, where ``choices`` and ``kind`` do not give one.
         check: a further test of a value of the right kind, which raises InvalidOptionError or returns it.
         same: whether the hypervisor's own spelling means the value that was asked for.
     """
@@ -249,6 +253,7 @@ class Option:
     minimum: int | None = None
     maximum: int | None = None
     secret: bool = False
+    example: Any = None
     check: Callable[[Any], Any] | None = field(default=None, repr=False, compare=False)
     same: Callable[[Any, Any], bool] = field(
         default=lambda wanted, found: bool(wanted == found), repr=False, compare=False
@@ -340,6 +345,8 @@ class Option:
         items = value.split(",") if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
             raise self._bad(value)
+        if not all(_xml_char(c) for item in items for c in item):
+            raise self._bad(value)
         cleaned = tuple(item.strip() for item in items)
         if not cleaned or len(set(cleaned)) < len(cleaned) or not all(cleaned):
             raise self._bad(value)
@@ -377,7 +384,7 @@ class VMSpec:
     cpus: int
     disk_image: str | None = None
     networks: tuple[Network, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
     def values(self) -> dict[str, Any]:
         """Each field by its name, each option as ``options.NAME``: the unit in which changes are counted."""

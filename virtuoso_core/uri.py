@@ -40,7 +40,7 @@ class URI:
     port: int | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
-    query: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    query: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
     @classmethod
     def parse(cls, text: object) -> URI:
@@ -49,23 +49,29 @@ class URI:
             return text
         if not isinstance(text, str):
             raise InvalidURIError(f"A hypervisor's URI is a str, not {type(text).__name__}.", hint=_EXAMPLES)
-        shown = _masked(text)
-        if re.search(r"[\x00-\x20\x7f]", text):
-            raise InvalidURIError(f"The URI {shown!r} has a space or control character in it.", hint=_EXAMPLES)
+        shown = masked(text)
+        if re.search(r"[\x00-\x20\x7f\ud800-\udfff]", text):
+            raise InvalidURIError(
+                f"The URI {shown!r} has a space, control or undecodable character in it.", hint=_EXAMPLES
+            )
         scheme, separator, _ = text.partition("://")
         if not separator:
             raise InvalidURIError(f"{shown!r} is not a hypervisor's URI: it has no '://'.", hint=_EXAMPLES)
         if not _SCHEME.fullmatch(scheme.lower()):
             raise InvalidURIError(f"The URI {shown!r} has no proper scheme before its '://'.", hint=_EXAMPLES)
+        if "#" in text:
+            raise InvalidURIError(f"The URI {shown!r} has a '#' in it.", hint="Write it as %23.")
         try:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
-        except ValueError as error:
-            raise InvalidURIError(
-                f"The URI {shown!r} does not parse: its host or port is wrong.", hint=_EXAMPLES
-            ) from error
-        if parts.fragment:
-            raise InvalidURIError(f"The URI {shown!r} has a '#' in it.", hint="Write it as %23.")
+        except ValueError:
+            parts = None  # raised below: urlsplit's own error may quote the password
+        if parts is None:
+            raise InvalidURIError(f"The URI {shown!r} does not parse: its host or port is wrong.", hint=_EXAMPLES)
+        if "@" in parts.path + parts.query and ":" in re.sub(r"\[.*\]", "", parts.netloc):
+            raise InvalidURIError(  # it may be the rest of a password that would be shown
+                f"The URI {shown!r} has an '@' after its host.", hint="Write '@' as %40, and in a password '/' as %2F."
+            )
         name, _, transport = scheme.lower().partition("+")
         return cls(
             scheme=name,
@@ -107,10 +113,20 @@ class URI:
         host = f"[{host}]" if ":" in host else host
         transport = f"+{self.transport}" if self.transport else ""
         port = f":{self.port}" if self.port is not None else ""
-        query = f"?{urlencode(self.query, safe='/:@', quote_via=quote)}" if self.query else ""
+        query = f"?{urlencode(self.query, safe='/:', quote_via=quote)}" if self.query else ""
         return f"{self.scheme}{transport}://{login + '@' if login else ''}{host}{port}{self.path}{query}"
 
 
-def _masked(text: str) -> str:
-    text = re.sub(r"(://[^/@:]*:)[^/]*@", r"\1***@", text)
+def masked(text: str) -> str:
+    """A URI for people, also one that does not parse: what may be a password is hidden, even one with odd characters.
+
+    Example:
+        >>> masked("qemu://root:se/cr@t@host:port/system")
+        'qemu://root:***@host:port/system'
+    """
+    before, at, after = text.rpartition("@")
+    start = re.match(r"[^:/@]*://", before)
+    scheme = start[0] if start else ""
+    user, colon, _ = before[len(scheme) :].partition(":")
+    text = f"{scheme}{user}:***@{after}" if at and colon else text
     return text if len(text) <= 80 else text[:77] + "..."

@@ -21,6 +21,7 @@ from .errors import (
     StopTimeoutError,
     UnknownOptionWarning,
     UnsupportedError,
+    VirtuosoError,
     VMNotFoundError,
 )
 from .events import Event, EventType
@@ -215,6 +216,8 @@ class VM(ABC):
             >>> vm.options["headless"]
             True
         """
+        if not isinstance(key, str):
+            raise InvalidValueError(f"The key of an option is a str, not {type(key).__name__}.")
         option = self._hypervisor.options.get(key)
         if option is None:
             self._ignored[key] = value
@@ -281,7 +284,7 @@ class VM(ABC):
         self._uuid = self._create(draft)
         self._new = False
         self._known_name = draft.name
-        self._remember(self._read())
+        self._baseline = self._draft = None  # the hypervisor may have added to it: read when next looked at
         return SaveResult.APPLIED
 
     def _save_changes(self, baseline: VMSpec, draft: VMSpec, force: bool) -> SaveResult:
@@ -299,13 +302,17 @@ class VM(ABC):
             self._remember(fresh)
             return SaveResult.UNCHANGED
         result = self._update(target, to_write)
-        found = self._read()
+        try:
+            found = self._read()
+        except VirtuosoError:
+            self._undo_update()  # what cannot be verified is not kept
+            raise
         kept = self._not_applied(target, found, to_write)
         if kept:
             self._undo_update()
             raise NotAppliedError(
                 f"{self._hypervisor.uri} accepted new settings for the VM {self._title} and kept "
-                f"{_listing(kept, found)} instead of {_listing(kept, target)}. The VM is as it was.",
+                f"{self._listing(kept, found)} instead of {self._listing(kept, target)}. The VM is as it was.",
                 hint="Its configuration fixes that elsewhere: look at vm.spec.",
                 vm=self.name,
                 uri=self._hypervisor.uri,
@@ -319,8 +326,8 @@ class VM(ABC):
         fields = sorted(name for name in both if theirs.get(name) != mine.get(name))
         if fields:
             raise ConflictError(
-                f"Somebody else changed the VM {self._title} meanwhile: now {_listing(fields, fresh)}, "
-                f"and you want {_listing(fields, draft)}. Nothing was written.",
+                f"Somebody else changed the VM {self._title} meanwhile: now {self._listing(fields, fresh)}, "
+                f"and you want {self._listing(fields, draft)}. Nothing was written.",
                 hint="Call vm.reload() and edit again, or vm.save(force=True) to have your way.",
                 fields=fields,
                 vm=self.name,
@@ -364,21 +371,28 @@ class VM(ABC):
             >>> vm.name, vm.memory = "web", "2 GiB"
             >>> print(vm.diff())
             memory: 1 GiB -> 2 GiB
-            name:  -> 'web'
+            name: (not set) -> 'web'
         """
         if self._draft is None or self._baseline is None:
             return ""
         names = sorted(self._draft.changed_from(self._baseline))
         return "\n".join(line for name in names for line in self._diff_lines(name, self._baseline, self._draft))
 
+    def _secret(self, name: str) -> bool:
+        option = self._hypervisor.options.get(name.removeprefix("options."))
+        return name.startswith("options.") and option is not None and option.secret
+
+    def _listing(self, names: list[str], spec: VMSpec) -> str:
+        values = spec.values()
+        return ", ".join(f"{name} {'***' if self._secret(name) else _shown(name, values.get(name))}" for name in names)
+
     def _diff_lines(self, name: str, before: VMSpec, after: VMSpec) -> list[str]:
         if name == "networks":
             gone = [f"networks: - {card}" for card in before.networks if card not in after.networks]
             come = [f"networks: + {card}" for card in after.networks if card not in before.networks]
             return gone + come or ["networks: in another order"]
-        option = self._hypervisor.options.get(name.removeprefix("options."))
         old, new = before.values().get(name), after.values().get(name)
-        if name.startswith("options.") and option is not None and option.secret:
+        if self._secret(name):
             before_it, after_it = "***" if old else "(not set)", "*** (another)" if new else "(not set)"
             return [f"{name}: {before_it} -> {after_it}"]
         return [f"{name}: {_shown(name, old)} -> {_shown(name, new)}"]
@@ -433,6 +447,7 @@ class VM(ABC):
         if state is State.RUNNING:
             return
         if state is State.PAUSED:
+            self._hypervisor._require(Feature.PAUSE, f"resume the paused VM {self._title}")
             self._resume()
         else:
             self._prepare_start(start_networks)
@@ -444,7 +459,7 @@ class VM(ABC):
 
         Args:
             timeout: seconds to wait for the guest; 0 pulls the plug at once.
-            force: False never pulls the plug.
+            force: False never pulls the plug: the guest is asked, even with timeout=0.
 
         Raises:
             StopTimeoutError: with force=False, the guest did not stop in time; the message tells its last state.
@@ -461,8 +476,8 @@ class VM(ABC):
             self._hypervisor._require(
                 Feature.SHUTDOWN, f"ask the guest of {self._title} to stop", "stop() pulls the plug."
             )
-        if timeout > 0 and can_ask:
-            if state is State.PAUSED:
+        if can_ask and (timeout > 0 or not force):
+            if state is State.PAUSED and Feature.PAUSE in self._hypervisor.features:
                 self._resume()  # a guest that stands still cannot hear
             state = self._wait_until_off(timeout)
         if state not in _OFF:
@@ -557,6 +572,7 @@ class VM(ABC):
         Raises:
             InvalidStateError: it is running and force is False.
             ImageInUseError: delete_disk, and another VM has the image; nothing was removed.
+            UnsupportedError: delete_disk, and this hypervisor cannot; nothing was removed.
         """
         self._hypervisor._ready(writing=f"destroy the VM {self._title}")
         if self._gone or self._new:
@@ -573,18 +589,26 @@ class VM(ABC):
                     uri=self._hypervisor.uri,
                 )
             if image is not None:
-                self._check_image_free(image)
+                self._check_image_deletable(image)
             if state not in _OFF:
                 self._power_off()
             self._undefine()
         except VMNotFoundError:
-            image = None
+            self._gone = True
+            return
         self._gone = True
+        self._emit(EventType.DESTROYED)
         if image is not None:
             self._delete_image(image)
-        self._emit(EventType.DESTROYED)
 
-    def _check_image_free(self, image: str) -> None:
+    def _check_image_deletable(self, image: str) -> None:
+        if type(self)._delete_image is VM._delete_image:
+            raise UnsupportedError(
+                f"The {self._hypervisor.name} driver cannot delete disk images; the VM {self._title} was not removed.",
+                hint="Leave out delete_disk.",
+                vm=self.name,
+                uri=self._hypervisor.uri,
+            )
         for other in self._hypervisor._list_vms():
             try:
                 if other.uuid != self._uuid and other.disk_image == image:
@@ -690,11 +714,8 @@ class VM(ABC):
         """Look for what would make the start fail, and raise the error that names it."""
 
     def _delete_image(self, path: str) -> None:
-        raise UnsupportedError(
-            f"The {self._hypervisor.name} driver cannot delete disk images; {path} is still there, the VM is gone.",
-            vm=self.name,
-            uri=self._hypervisor.uri,
-        )
+        """Delete the file; the VM is gone. A driver without this cannot: ``destroy(delete_disk=True)`` is refused."""
+        raise NotImplementedError
 
     def _native(self) -> Any:
         raise UnsupportedError(f"The {self._hypervisor.name} driver has no native object behind a VM.")
@@ -741,7 +762,7 @@ class VM(ABC):
     def _emit(self, type: EventType) -> None:
         from .plugins import default_registry
 
-        default_registry().notify(Event(type, self.name, self._uuid, str(self._hypervisor.uri)))
+        default_registry().notify(Event(type, self._known_name, self._uuid, str(self._hypervisor.uri)))
 
     def _warn_unknown(self, key: str) -> None:
         import difflib
@@ -761,14 +782,7 @@ class VM(ABC):
 def _shown(name: str, value: Any) -> str:
     if name == "memory":
         return format_memory(value)
-    if name == "name" and not value:
-        return ""
-    return "(not set)" if value is None else str(value) if not isinstance(value, str) else repr(value)
-
-
-def _listing(names: list[str], spec: VMSpec) -> str:
-    values = spec.values()
-    return ", ".join(f"{name} {_shown(name, values.get(name))}" for name in names)
+    return "(not set)" if value is None or value == "" else str(value) if not isinstance(value, str) else repr(value)
 
 
 def _link_local(ip: str) -> bool:

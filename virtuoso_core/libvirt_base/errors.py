@@ -35,7 +35,9 @@ def is_code(error: BaseException | None, *names: str) -> bool:
     return isinstance(cause, libvirt().libvirtError) and cause.get_error_code() in codes(*names)
 
 
-def translate(error: Any, *, doing: str, uri: object, alive: Callable[[], bool], vm: str | None = None) -> VirtuosoError:
+def translate(
+    error: Any, *, doing: str, uri: object, alive: Callable[[], bool], vm: str | None = None
+) -> VirtuosoError:
     """The exception to raise for a libvirtError.
 
     Args:

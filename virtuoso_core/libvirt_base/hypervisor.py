@@ -42,6 +42,8 @@ class LibvirtHypervisor(Hypervisor):
     """The modular daemon that serves it, for advice."""
     wirings: ClassVar[Wirings] = MappingProxyType({})
     """Our types of network, each with the ways to write it; the first is meant unless the source says otherwise."""
+    networks: Mapping[str, str] = MappingProxyType({})
+    """Follows from the wirings."""
     bulk_stats: ClassVar[bool] = False
     """Whether one call of libvirt's tells memory and processors of all VMs."""
     managed_save: ClassVar[bool] = True
@@ -51,9 +53,15 @@ class LibvirtHypervisor(Hypervisor):
     probes_images: ClassVar[bool] = True
     """Whether images are files whose existence and format matter."""
 
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        cls.networks = _described(cls.wirings)
+
     def __init__(self, uri: URI, connection: Connection, *, readonly: bool = False) -> None:
         super().__init__(uri, readonly=readonly)
         self.connection = connection
+        self.ways = self.wirings_at(uri)
+        self.networks = _described(self.ways)
         self.host_networks = HostNetworks(connection)
         self._capabilities: Document | None = None
 
@@ -70,14 +78,14 @@ class LibvirtHypervisor(Hypervisor):
         return cls(uri, connection, readonly=readonly)
 
     @classmethod
+    def wirings_at(cls, uri: URI) -> Wirings:
+        """The wirings at one URI, for a driver where they differ."""
+        return cls.wirings
+
+    @classmethod
     def _needs_event_loop(cls, uri: URI) -> bool:
         """Whether the driver runs inside this process and wants libvirt's event loop."""
         return False
-
-    @property
-    def networks(self) -> Mapping[str, str]:  # type: ignore[override]
-        """The types of network here, each with a sentence for people."""
-        return MappingProxyType({type: ways[0].doc for type, ways in self.wirings.items()})
 
     @property
     def xml_options(self) -> Mapping[str, XmlOption]:
@@ -283,7 +291,7 @@ class LibvirtHypervisor(Hypervisor):
         return replace(network, source=source, model=model)
 
     def _wiring(self, network: Network) -> Wiring:
-        ways = self.wirings[network.type]
+        ways = self.ways[network.type]
         if len(ways) > 1 and network.source is not None and not self._is_bridge(network.source):
             return ways[1]
         return ways[0]
@@ -325,7 +333,7 @@ class LibvirtHypervisor(Hypervisor):
         """Which of our types a card is of; "other" when of none."""
         fitting = [
             (type, wiring)
-            for type, ways in self.wirings.items()
+            for type, ways in self.ways.items()
             for wiring in ways
             if wiring.kind == card.type and (wiring.source is None or wiring.source_of(card))
         ]
@@ -336,6 +344,10 @@ class LibvirtHypervisor(Hypervisor):
             if wiring.source == "network" and self.host_networks.matches(card.source_network or "", wiring):
                 return type, wiring
         return "other", None
+
+
+def _described(wirings: Wirings) -> Mapping[str, str]:
+    return MappingProxyType({type: ways[0].doc for type, ways in wirings.items()})
 
 
 def _dotted(number: int) -> str:

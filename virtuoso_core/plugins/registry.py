@@ -10,6 +10,7 @@ import difflib
 import functools
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -99,7 +100,7 @@ class Registry:
         Raises:
             DriverError: only when strict.
         """
-        disabled = {name.strip() for name in environ.get("VIRTUOSO_DISABLE_DRIVERS", "").split(",") if name.strip()}
+        disabled = {_normal(name) for name in environ.get("VIRTUOSO_DISABLE_DRIVERS", "").split(",") if name.strip()}
         strict = environ.get("VIRTUOSO_STRICT_PLUGINS", "") == "1"
         found: list[tuple[Plugin, object | None]] = []
         for plugin, loaded in (_examine(*place, disabled) for place in _entry_points()):
@@ -118,7 +119,11 @@ class Registry:
             AmbiguousDriverError: each says what to type.
         """
         serving = [(plugin, cls) for plugin in self._working for cls in plugin.hypervisors if scheme in cls.schemes]
-        chosen = [pair for pair in serving if driver in (None, pair[1].name, pair[0].name, pair[0].distribution)]
+        chosen = [
+            (plugin, cls)
+            for plugin, cls in serving
+            if driver is None or _normal(driver) in map(_normal, (cls.name, plugin.name, plugin.distribution))
+        ]
         if len(chosen) == 1:
             return chosen[0][1]
         if chosen:
@@ -133,17 +138,20 @@ class Registry:
     def default_uris(self) -> list[str]:
         """What the plugins propose for ``connect()`` without a URI; a proposal that fails is logged and left out."""
         found: list[str] = []
-        for implementation in self._manager.hook.virtuoso_default_uris.get_hookimpls():
+        for implementation in _in_order(self._manager.hook.virtuoso_default_uris):
             try:
-                proposed: Any = implementation.function()
-                found += [uri for uri in proposed if uri not in found]
+                given: Any = implementation.function()
+                proposed = list(given)
+                if isinstance(given, str) or not all(isinstance(uri, str) for uri in proposed):
+                    raise TypeError("it did not return a list of str")
+                found += [uri for uri in dict.fromkeys(proposed) if uri not in found]
             except Exception as error:
                 log.warning("virtuoso_default_uris of %s failed: %r", implementation.plugin_name, error)
         return found
 
     def before_save(self, vm: VM, changed: frozenset[str]) -> None:
         """Ask every plugin; raises SaveVetoedError when one refuses."""
-        for implementation in self._manager.hook.virtuoso_before_save.get_hookimpls():
+        for implementation in _in_order(self._manager.hook.virtuoso_before_save):
             try:
                 implementation.function(**_arguments(implementation, vm=vm, changed=changed))
             except Exception as error:
@@ -155,7 +163,7 @@ class Registry:
 
     def notify(self, event: Event) -> None:
         """Tell every plugin; their errors are logged only."""
-        for implementation in self._manager.hook.virtuoso_event.get_hookimpls():
+        for implementation in _in_order(self._manager.hook.virtuoso_event):
             try:
                 implementation.function(**_arguments(implementation, event=event))
             except Exception:
@@ -163,7 +171,13 @@ class Registry:
 
     def option_names(self) -> set[str]:
         """The ``set()`` keys that any driver in use declares."""
-        return {name for plugin in self._working for cls in plugin.hypervisors for name in cls.options}
+        return {
+            name
+            for plugin in self._working
+            for cls in plugin.hypervisors
+            if isinstance(cls.options, Mapping)  # or a property, of a class whose connections differ
+            for name in cls.options
+        }
 
     @property
     def _working(self) -> list[Plugin]:
@@ -180,7 +194,7 @@ class Registry:
         for plugin in self.plugins:
             if plugin.status is not Status.OK and ({plugin.name, plugin.distribution} & {short, package, scheme}):
                 assert plugin.error is not None
-                return plugin.error
+                return plugin.error.with_traceback(None)  # raised again at each connect()
         installed = sorted({s for plugin in self._working for s in plugin.schemes})
         there = f"Installed drivers serve: {', '.join(installed) or 'nothing'}."
         others_bad = [plugin for plugin in self.plugins if plugin.status is not Status.OK]
@@ -208,6 +222,11 @@ def _manager() -> pluggy.PluginManager:
     return manager
 
 
+def _in_order(hook: pluggy.HookCaller) -> list[pluggy.HookImpl]:
+    """pluggy lists the one to call first at the end."""
+    return hook.get_hookimpls()[::-1]
+
+
 def _arguments(implementation: pluggy.HookImpl, **given: object) -> dict[str, object]:
     """A hook's implementation may leave arguments out."""
     return {name: given[name] for name in implementation.argnames}
@@ -217,11 +236,15 @@ def _entry_points() -> Iterable[tuple[EntryPoint, Distribution, bool]]:
     """Each entry point of our group, and whether the same distribution was met before, further up on the path."""
     seen: dict[str, str] = {}
     for distribution in distributions():
-        name = distribution.metadata["Name"] if distribution.metadata else None
+        try:
+            name = distribution.metadata["Name"] if distribution.metadata else None
+            points = [point for point in distribution.entry_points if point.group == ENTRY_POINT_GROUP]
+        except Exception as error:  # whatever a damaged file on the path makes its parser raise
+            log.warning("A package in %s was passed over, its metadata does not parse: %r", _place(distribution), error)
+            continue
         if not name:
             continue
-        key, place = name.lower().replace("_", "-").replace(".", "-"), str(distribution.locate_file(""))
-        points = [point for point in distribution.entry_points if point.group == ENTRY_POINT_GROUP]
+        key, place = _normal(name), _place(distribution)
         again = bool(points) and key in seen and seen[key] != place
         if points and key in seen and not again:
             continue  # the same folder listed twice on the path
@@ -230,11 +253,21 @@ def _entry_points() -> Iterable[tuple[EntryPoint, Distribution, bool]]:
         yield from ((point, distribution, again) for point in sorted(points, key=lambda point: point.name))
 
 
+def _normal(name: str) -> str:
+    """Package names are the same whatever their case and their separators."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def _place(distribution: Distribution) -> str:
+    """Its folder, the same for lib and a lib64 that links to it."""
+    return os.path.realpath(str(distribution.locate_file("")))
+
+
 def _examine(
     point: EntryPoint, distribution: Distribution, again: bool, disabled: set[str]
 ) -> tuple[Plugin, object | None]:
     who = Plugin(point.name, distribution.metadata["Name"], distribution.version, Status.OK)
-    if {point.name, who.distribution} & disabled:
+    if {_normal(point.name), _normal(who.distribution)} & disabled:
         return _rejected(
             who,
             Status.DISABLED,
@@ -247,8 +280,7 @@ def _examine(
             who,
             Status.DUPLICATE,
             DriverLoadError(
-                f"The driver {_title(who)} was found a second time, in {distribution.locate_file('')}; "
-                "the first is used.",
+                f"The driver {_title(who)} was found a second time, in {_place(distribution)}; the first is used.",
                 hint=f"Remove one: pip uninstall {who.distribution}",
             ),
         )
@@ -262,6 +294,8 @@ def _examine(
         return _rejected(who, Status.INCOMPATIBLE, error)
     except DriverLoadError as error:
         return _rejected(who, Status.BROKEN, error)
+    except Exception as error:  # an attribute of the plugin that cannot even be looked at
+        return _rejected(who, Status.BROKEN, _load_error(who, f"does not load: {type(error).__name__}: {error}", error))
 
 
 def _check(who: Plugin, loaded: Any) -> tuple[Plugin, object]:
@@ -282,12 +316,22 @@ def _check(who: Plugin, loaded: Any) -> tuple[Plugin, object]:
         raise _load_error(
             who, f"has a hook that does not fit: {_hook_advice(trial, loaded) or error}", error
         ) from error
-    if not trial.get_hookcallers(loaded):
+    hooks = trial.get_hookcallers(loaded) or []
+    if any(
+        implementation.wrapper or implementation.hookwrapper
+        for hook in hooks
+        for implementation in hook.get_hookimpls()
+    ):
+        raise _load_error(who, "implements a hook as a wrapper, which is not called: leave out wrapper=True")
+    if not hooks:
         raise _load_error(who, "implements no hook: mark its functions with virtuoso_core.plugins.hookimpl")
     try:
-        brought = [item for result in trial.hook.virtuoso_hypervisors() for item in result]
+        results = trial.hook.virtuoso_hypervisors()
+        brought = [item for result in results for item in result]
     except (Exception, SystemExit) as error:
         raise _load_error(who, f"failed in virtuoso_hypervisors: {type(error).__name__}: {error}", error) from error
+    if trial.hook.virtuoso_hypervisors.get_hookimpls() and not results:
+        raise _load_error(who, "returned None from virtuoso_hypervisors, not a list of Hypervisor classes")
     from ..hypervisor import Hypervisor
 
     for item in brought:
@@ -306,7 +350,7 @@ def _hook_advice(manager: pluggy.PluginManager, loaded: object) -> str:
             continue
         if name not in specs:
             near = difflib.get_close_matches(name, specs, n=1)
-            return f"there is no hook {name}" + (f"; did you mean {near[0]}?" if near else "")
+            return f"there is no hook {name}" + (f" (did you mean {near[0]}?)" if near else "")
         takes = list(pluggy._hooks.varnames(specs[name])[0])
         has = pluggy._hooks.varnames(getattr(loaded, name))[0]
         if extra := [argument for argument in has if argument not in takes]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from types import MappingProxyType
+from typing import ClassVar, Self
 
+from ..errors import ConnectError
+from ..hypervisor import Credentials
 from ..libvirt_base import LibvirtHypervisor, Wiring
+from ..libvirt_base.networks import Wirings
 from ..libvirt_base.options import BOOT, HEADLESS, VNC_PASSWORD
 from ..spec import Feature, option_table
+from ..uri import URI
 
 
 class TestHypervisor(LibvirtHypervisor):
@@ -23,7 +29,7 @@ class TestHypervisor(LibvirtHypervisor):
     features = frozenset(Feature) - {Feature.ADDRESSES}
     probes_images = False
     options = option_table(HEADLESS, VNC_PASSWORD, BOOT)
-    wirings = MappingProxyType(
+    wirings: ClassVar[Wirings] = MappingProxyType(
         {
             "nat": (Wiring("The mock's network 'default'.", "network", "network", default="default", forward="nat"),),
             "bridged": (Wiring("A bridge, never looked for.", "bridge", "bridge", default="br0"),),
@@ -48,3 +54,14 @@ class TestHypervisor(LibvirtHypervisor):
             ),
         }
     )
+
+    @classmethod
+    def open(cls, uri: URI, *, readonly: bool = False, credentials: Credentials | None = None) -> Self:
+        """Connect; a missing file is found here, for libvirt's parser would print it on stderr."""
+        if uri.path != "/default" and not os.path.isfile(uri.path):
+            raise ConnectError(
+                f"Cannot connect to {uri}: there is no file {uri.path}.",
+                hint="test:///default needs none; test:///PATH reads the mock's state from an XML file.",
+                uri=uri,
+            )
+        return super().open(uri, readonly=readonly, credentials=credentials)

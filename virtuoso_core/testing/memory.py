@@ -104,6 +104,9 @@ class MemoryVM(VM):
     _hypervisor: MemoryHypervisor
 
     def _read(self) -> VMSpec:
+        return self._saved()
+
+    def _saved(self) -> VMSpec:
         found = self._hypervisor.host.specs.get(self._uuid)
         if found is None:
             raise VMNotFoundError(
@@ -124,13 +127,13 @@ class MemoryVM(VM):
         with host.lock:
             if "name" in changed:
                 self._check_name_free(spec.name)
-            self._before = self._read()
+            self._before = self._saved()
             host.specs[self._uuid] = self._before.with_values_of(spec, changed)
             return SaveResult.APPLIED if host.states[self._uuid] is State.STOPPED else SaveResult.NEXT_START
 
     def _undo_update(self) -> None:
         with self._hypervisor.host.lock:
-            self._read()
+            self._saved()
             self._hypervisor.host.specs[self._uuid] = self._before
 
     def _check_name_free(self, name: str) -> None:
@@ -148,12 +151,12 @@ class MemoryVM(VM):
 
     def _get_state(self) -> State:
         with self._hypervisor.host.lock:
-            self._read()
+            self._saved()
             return self._hypervisor.host.states[self._uuid]
 
     def _set_state(self, state: State) -> None:
         with self._hypervisor.host.lock:
-            self._read()
+            self._saved()
             self._hypervisor.host.states[self._uuid] = state
 
     def _start(self) -> None:
@@ -164,17 +167,17 @@ class MemoryVM(VM):
 
     def _undefine(self) -> None:
         with self._hypervisor.host.lock:
-            self._read()
+            self._saved()
             del self._hypervisor.host.specs[self._uuid], self._hypervisor.host.states[self._uuid]
 
     def _request_stop(self) -> None:
         if self._get_state() is State.STOPPED:
             raise InvalidStateError(f"The VM {self.name!r} is off.")
-        if not self._read().options.get("stubborn"):
+        if not self._saved().options.get("stubborn"):
             self._set_state(State.STOPPED)
 
     def _reboot(self) -> None:
-        self._read()
+        self._saved()
 
     def _pause(self) -> None:
         self._set_state(State.PAUSED)

@@ -36,6 +36,7 @@ class Document:
 
     def __init__(self, text: str | bytes) -> None:
         parser = etree.XMLParser(
+            encoding="utf-8" if isinstance(text, str) else None,  # whatever the str declares, it is decoded already
             resolve_entities=False,
             no_network=True,
             load_dtd=False,
@@ -45,11 +46,11 @@ class Document:
             strip_cdata=False,
         )
         try:
-            # as bytes: a declaration of another encoding would contradict a str
             data = text.encode() if isinstance(text, str) else text
             self.root: _Element = etree.fromstring(data, parser)
         except (etree.XMLSyntaxError, UnicodeEncodeError) as error:
-            raise XMLParseError(f"This is not well-formed XML: {error}.") from error
+            said = " ".join(str(error).split())
+            raise XMLParseError(f"This is not well-formed XML: {said}.") from error
         if self.root.getroottree().docinfo.doctype:
             raise XMLParseError("XML with a DOCTYPE is refused: it could read files or fill the memory.")
         self._made: set[_Element] = set()
@@ -67,7 +68,7 @@ class Document:
     def copy(self) -> Self:
         """An independent copy."""
         twin = copy.copy(self)
-        twin.root = copy.deepcopy(self.root)
+        twin.root = copy.deepcopy(self.root.getroottree()).getroot()
         twin._made, twin._empty_before = set(), set()
         return twin
 
@@ -102,9 +103,10 @@ class Document:
             return element
         before = parent[-1] if after is None else after
         element.tail = before.tail
-        blank = parent.text is None or not parent.text.strip()
         if before.getnext() is None:
-            before.tail = parent.text if blank else None
+            before.tail = parent.text if _is_blank(parent.text) else None
+        elif not _is_blank(before.tail):
+            before.tail = None
         parent.insert(parent.index(before) + 1, element)
         return element
 
@@ -122,6 +124,8 @@ class Document:
         elif tail.strip():
             parent.text = (parent.text or "") + tail
         parent.remove(element)
+        if not len(parent) and element not in self._made and _is_blank(parent.text):
+            parent.text = None  # the indent of what is gone
         self._prune(parent)
 
     def set_attribute(self, element: _Element, name: str, value: str | None) -> None:
@@ -131,6 +135,12 @@ class Document:
             element.set(name, value)
         elif element.attrib.pop(name, None) is not None:
             self._prune(element)
+
+    def set_text(self, element: _Element, value: str) -> None:
+        """Write an element's text; comments in it stay."""
+        element.text = value
+        for comment in _comments(element):
+            comment.tail = None
 
     def _note_empty(self, element: _Element) -> None:
         if _is_empty(element) and element not in self._made:
@@ -142,7 +152,21 @@ class Document:
 
 
 def _is_empty(element: _Element) -> bool:
-    return not len(element) and not element.attrib and not (element.text or "").strip()
+    return not len(element) and not element.attrib and _is_blank(element.text)
+
+
+def _is_blank(text: str | None) -> bool:
+    return not (text or "").strip()
+
+
+def _comments(element: _Element) -> list[_Element]:
+    """The comments and processing instructions in an element."""
+    return [child for child in element if not isinstance(child.tag, str)]
+
+
+def text_of(element: _Element) -> str:
+    """An element's text, also where a comment stands in it."""
+    return (element.text or "") + "".join(comment.tail or "" for comment in _comments(element))
 
 
 class View:

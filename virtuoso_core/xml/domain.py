@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 from string import ascii_lowercase
 
 from lxml import etree
@@ -52,15 +53,20 @@ class Disk(View):
 
     def set_path(self, path: str, *, block: bool) -> None:
         """Another source: a file, or a block device; what described the old one's chain goes."""
-        if path == self.path and self.type == ("block" if block else "file"):
+        new, old = "block" if block else "file", self.type or "file"
+        if path == self.path and new == old:
             return
-        self.type = "block" if block else "file"
+        attribute = "dev" if block else "file"
         source = self.document.ensure(self.element, ("source",))
-        for attribute in ("file", "dev", "dir", "pool", "volume", "mode", "protocol", "name"):
-            source.attrib.pop(attribute, None)
-        for host in list(children(source, "host")):
-            self.document.remove(host)
-        source.set("dev" if block else "file", path)
+        self.document.set_attribute(source, attribute, path)
+        source.attrib.pop("file" if block else "dev", None)
+        if old not in ("file", "block"):  # hosts, sign-in, pool: nothing of it fits
+            for name in [name for name in source.attrib if name != attribute]:
+                del source.attrib[name]
+            for child in [*source.iterchildren(etree.Element), *children(self.element, "auth")]:
+                self.document.remove(child)
+        if new != old:
+            self.type = new
         self.backing_store = False
 
 
@@ -185,11 +191,11 @@ class DomainDocument(Document):
         return [] if devices is None else list(children(devices, "memory"))
 
     def _scale_cells(self, kib: int) -> None:
-        cells = self._cells()
+        cells = [cell for cell in self._cells() if cell.memory]
+        if not cells:
+            return
         sizes = [cell.memory or 0 for cell in cells]
         total = sum(sizes)
-        if not total:
-            return
         step = _MEMORY_STEP if kib % _MEMORY_STEP == 0 else 1
         shares = [size * kib // total // step * step for size in sizes]
         shares[-1] += kib - sum(shares)
@@ -218,10 +224,9 @@ class DomainDocument(Document):
         """
         if self.cpus == count:
             return
-        if self.vcpus_current is not None:
+        if self.vcpus_current is not None and count <= (self.vcpus_maximum or 0):
             self.vcpus_current = count
-            if count <= (self.vcpus_maximum or 0):
-                return
+            return
         per_socket = (self.dies or 1) * (self.clusters or 1) * (self.cores or 1) * (self.threads or 1)
         if self.sockets is not None:
             if count % per_socket:
@@ -230,6 +235,8 @@ class DomainDocument(Document):
                     hint=f"Ask for a multiple of {per_socket}, or change <topology> with virsh edit.",
                 )
             self.sockets = count // per_socket
+        if self.vcpus_current is not None:
+            self.vcpus_current = count
         self.vcpus_maximum = count
 
     # Devices.
@@ -271,7 +278,8 @@ class DomainDocument(Document):
         devices = self.ensure(self.root, ("devices",))
         disk = Disk(self, self.insert(devices, template, after=disks[-1] if disks else None))
         prefix = (disk.target or "sda")[:-1]
-        disk.target = next(name for letter in ascii_lowercase if (name := prefix + letter) not in taken)
+        letters = (*ascii_lowercase, *map("".join, product(ascii_lowercase, repeat=2)))
+        disk.target = next(name for letter in letters if (name := prefix + letter) not in taken)
         return disk
 
     # The boot order: one list in <os>, or a number on each device.
@@ -290,13 +298,17 @@ class DomainDocument(Document):
         wanted = tuple(kinds)
         if wanted == self.boot:
             return
-        for view, _ in self._bootable():
-            view.boot_order = None
-        os = self.ensure(self.root, ("os",))
-        for old in list(children(os, "boot")):
-            self.remove(old)
-        for kind in wanted:
-            self.add(self.ensure(self.root, ("os",)), "boot", dev=kind)
+        for numbered in self.root.findall("devices/*/boot"):  # libvirt takes no mixture of both ways
+            self.remove(numbered)
+        boots = self.root.findall("os/boot")
+        for boot, kind in zip(boots, wanted, strict=False):
+            boot.set("dev", kind)
+        for surplus in boots[len(wanted) :]:
+            self.remove(surplus)
+        for kind in wanted[len(boots) :]:
+            boots.append(
+                self.add(self.ensure(self.root, ("os",)), "boot", after=boots[-1] if boots else None, dev=kind)
+            )
 
     def _bootable(self) -> list[tuple[Disk | Interface, str]]:
         kinds = {"disk": "hd", "lun": "hd", "cdrom": "cdrom", "floppy": "fd"}

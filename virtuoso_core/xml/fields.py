@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 
 from lxml import etree
 
-from .document import Document
+from .document import Document, text_of
 
 T = TypeVar("T")
 Path = tuple[str, ...]
@@ -44,21 +44,19 @@ class Field(Generic[T]):
         element = view.document.find(view.element, self.path)
         if element is None:
             return None
-        raw = element.text if self.attribute is None else element.get(self.attribute)
-        if raw is None and self.attribute is None:
-            raw = ""
+        raw = text_of(element) if self.attribute is None else element.get(self.attribute)
         return None if raw is None else self.decode(raw, element)
 
     def __set__(self, view: Viewed, value: T | None) -> None:
-        if self.__get__(view, type(view)) == value:
-            return
         if value is None:
             self._clear(view.document, view.document.find(view.element, self.path))
+            return
+        if self.__get__(view, type(view)) == value:
             return
         element = view.document.ensure(view.element, self.path)
         raw = self.encode(value, element)
         if self.attribute is None:
-            element.text = raw
+            view.document.set_text(element, raw)
         else:
             view.document.set_attribute(element, self.attribute, raw)
 
@@ -107,11 +105,16 @@ class YesNo(Field[bool]):
 
 
 _UNITS = {
-    "b": 1, "bytes": 1,
-    "k": 1024, "KiB": 1024, "M": 1024**2, "MiB": 1024**2, "G": 1024**3, "GiB": 1024**3,
-    "T": 1024**4, "TiB": 1024**4, "P": 1024**5, "PiB": 1024**5, "E": 1024**6, "EiB": 1024**6,
-    "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4, "PB": 1000**5, "EB": 1000**6,
+    "b": 1, "byte": 1, "bytes": 1, "": 1024,
+    "k": 1024, "kib": 1024, "m": 1024**2, "mib": 1024**2, "g": 1024**3, "gib": 1024**3,
+    "t": 1024**4, "tib": 1024**4, "p": 1024**5, "pib": 1024**5, "e": 1024**6, "eib": 1024**6,
+    "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4, "pb": 1000**5, "eb": 1000**6,
 }  # fmt: skip
+"""Bytes in each of libvirt's units, whose case does not matter."""
+
+
+def _size(element: etree._Element) -> int | None:
+    return _UNITS.get(element.get("unit", "").lower())
 
 
 class Memory(Field[int]):
@@ -121,15 +124,15 @@ class Memory(Field[int]):
     """
 
     def decode(self, raw: str, element: etree._Element) -> int | None:
-        unit = _UNITS.get(element.get("unit", "KiB"))
+        unit = _size(element)
         try:
             return None if unit is None else -(-int(raw) * unit // 1024)  # libvirt rounds up too
         except ValueError:
             return None
 
     def encode(self, value: int, element: etree._Element) -> str:
-        size = _UNITS.get(element.get("unit", "KiB"), 1024)
-        if value * 1024 % size:
+        size = _size(element)
+        if size is None or value * 1024 % size:
             element.set("unit", "KiB")
             return str(value)
         return str(value * 1024 // size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
 
 from virtuoso_core import URI
@@ -117,6 +116,7 @@ class KvmHypervisor(LibvirtHypervisor):
     name = "kvm"
     schemes = ("qemu",)
     daemon = "virtqemud"
+    wirings = _SYSTEM_NETWORKS
     bulk_stats = True
     undefine_flags = ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA", "NVRAM", "TPM")
     options = option_table(
@@ -168,10 +168,10 @@ class KvmHypervisor(LibvirtHypervisor):
     def _needs_event_loop(cls, uri: URI) -> bool:
         return uri.path == "/embed"
 
-    @property
-    def wirings(self) -> Mapping[str, tuple[Wiring, ...]]:  # type: ignore[override]
+    @classmethod
+    def wirings_at(cls, uri: URI) -> Wirings:
         """Users and embedded drivers have no networks of libvirt's."""
-        return _USER_NETWORKS if self.uri.path in ("/session", "/embed") else _SYSTEM_NETWORKS
+        return _USER_NETWORKS if uri.path in ("/session", "/embed") else cls.wirings
 
     def new_document(self) -> DomainDocument:
         """The template, accelerated where the host can."""
