@@ -26,8 +26,11 @@ def libvirt() -> Any:
     undo = _redirect_log()
     try:
         import libvirt as module
+        import lxml.etree  # noqa: F401 - the same extra brings it, and it is needed next
     except ImportError as error:
-        raise MissingLibvirtError(f"libvirt's Python binding does not load: {error}.", hint=_install_lines()) from error
+        raise MissingLibvirtError(
+            f"libvirt's Python binding, or lxml, does not load: {error}.", hint=_install_lines()
+        ) from error
     finally:
         undo()
     module.registerErrorHandler(_report, None)

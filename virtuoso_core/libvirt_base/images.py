@@ -139,7 +139,7 @@ def _may_search(directory: str, uid: int, gids: Collection[int]) -> bool:
     if found.st_uid == uid:
         return bool(found.st_mode & stat.S_IXUSR)
     entries = _acl(directory)
-    if entries is None:
+    if entries is None or not found.st_mode & stat.S_IRWXG:  # Linux skips an ACL whose mask lets nobody through
         if found.st_gid in gids:
             return bool(found.st_mode & stat.S_IXGRP)
         return bool(found.st_mode & stat.S_IXOTH)

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lxml import etree
-
 from ..errors import HypervisorError, NetworkInactiveError, NetworkNotFoundError
 from ..spec import Network
 from ..xml import Document, Interface
@@ -149,6 +147,8 @@ class HostNetworks:
 
 def network_xml(name: str, wiring: Wiring, subnet: int) -> str:
     """The definition of a network that the library makes."""
+    from lxml import etree
+
     root = etree.Element("network", nsmap={"dnsmasq": _DNSMASQ})
     etree.SubElement(root, "name").text = name
     if wiring.forward:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Self
-
-from lxml import etree
+from typing import TYPE_CHECKING, Self
 
 from ..errors import VirtuosoError
 
@@ -15,7 +13,9 @@ class XMLParseError(VirtuosoError):
     """XML that is not well formed, or holds what could read files, reach the network or fill the memory."""
 
 
-_Element = etree._Element
+if TYPE_CHECKING:
+    # lxml is imported where a document is made, so that drivers load fast, and without it
+    from lxml.etree import _Element
 
 
 class Document:
@@ -35,6 +35,8 @@ class Document:
     """
 
     def __init__(self, text: str | bytes) -> None:
+        from lxml import etree
+
         parser = etree.XMLParser(
             encoding="utf-8" if isinstance(text, str) else None,  # whatever the str declares, it is decoded already
             resolve_entities=False,
@@ -59,10 +61,14 @@ class Document:
     @property
     def text(self) -> str:
         """The whole document as text."""
+        from lxml import etree
+
         return etree.tostring(self.root.getroottree(), encoding="unicode")
 
     def canonical(self) -> bytes:
         """The document in canonical form (C14N, with comments), for comparing."""
+        from lxml import etree
+
         return etree.tostring(self.root.getroottree(), method="c14n", with_comments=True)
 
     def copy(self) -> Self:
@@ -90,6 +96,8 @@ class Document:
 
     def add(self, parent: _Element, tag: str, *, after: _Element | None = None, **attributes: str) -> _Element:
         """A new last child, or one right after a given sibling, indented like its siblings."""
+        from lxml import etree
+
         element = etree.Element(tag, attributes)
         return self.insert(parent, element, after=after)
 

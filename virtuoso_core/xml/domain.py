@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import product
 from string import ascii_lowercase
-
-from lxml import etree
+from typing import TYPE_CHECKING
 
 from ..errors import InvalidValueError
 from .document import Document, View, children
 from .fields import Flag, Integer, Memory, Text, YesNo
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
 
 _MEMORY_STEP = 1024
 """KiB: cells of a NUMA topology are cut at whole MiB where the total allows, as huge pages need."""
@@ -63,7 +65,7 @@ class Disk(View):
         if old not in ("file", "block"):  # hosts, sign-in, pool: nothing of it fits
             for name in [name for name in source.attrib if name != attribute]:
                 del source.attrib[name]
-            for child in [*source.iterchildren(etree.Element), *children(self.element, "auth")]:
+            for child in [*source.iterchildren("*"), *children(self.element, "auth")]:
                 self.document.remove(child)
         if new != old:
             self.type = new
@@ -155,7 +157,7 @@ class DomainDocument(Document):
         return self
 
     @property
-    def element(self) -> etree._Element:
+    def element(self) -> _Element:
         """The root."""
         return self.root
 
@@ -186,7 +188,7 @@ class DomainDocument(Document):
         if balloon is not None and (balloon == old or balloon > kib):
             self.current_memory = kib
 
-    def _memory_devices(self) -> list[etree._Element]:
+    def _memory_devices(self) -> list[_Element]:
         devices = self.find(self.root, ("devices",))
         return [] if devices is None else list(children(devices, "memory"))
 
@@ -241,7 +243,7 @@ class DomainDocument(Document):
 
     # Devices.
 
-    def _devices(self, tag: str) -> list[etree._Element]:
+    def _devices(self, tag: str) -> list[_Element]:
         devices = self.find(self.root, ("devices",))
         return [] if devices is None else list(children(devices, tag))
 
@@ -265,13 +267,13 @@ class DomainDocument(Document):
         """The screens."""
         return [Graphics(self, element) for element in self._devices("graphics")]
 
-    def add_device(self, tag: str, **attributes: str) -> etree._Element:
+    def add_device(self, tag: str, **attributes: str) -> _Element:
         """A new device, after the last one of its kind."""
         devices = self.ensure(self.root, ("devices",))
         same = list(children(devices, tag))
         return self.add(devices, tag, after=same[-1] if same else None, **attributes)
 
-    def add_disk(self, template: etree._Element) -> Disk:
+    def add_disk(self, template: _Element) -> Disk:
         """A new disk like the template, at the first free target of its kind."""
         taken = {disk.target for disk in self.disks}
         disks = self._devices("disk")

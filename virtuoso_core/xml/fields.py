@@ -5,11 +5,12 @@ Setting a value that means the same changes nothing; setting None removes the pl
 
 from __future__ import annotations
 
-from typing import Any, Generic, Protocol, TypeVar, overload
-
-from lxml import etree
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from .document import Document, text_of
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
 
 T = TypeVar("T")
 Path = tuple[str, ...]
@@ -21,7 +22,7 @@ class Viewed(Protocol):
     @property
     def document(self) -> Document: ...
     @property
-    def element(self) -> etree._Element: ...
+    def element(self) -> _Element: ...
 
 
 class Field(Generic[T]):
@@ -60,7 +61,7 @@ class Field(Generic[T]):
         else:
             view.document.set_attribute(element, self.attribute, raw)
 
-    def _clear(self, document: Document, element: etree._Element | None) -> None:
+    def _clear(self, document: Document, element: _Element | None) -> None:
         if element is None:
             return
         if self.attribute is None:
@@ -68,11 +69,11 @@ class Field(Generic[T]):
         else:
             document.set_attribute(element, self.attribute, None)
 
-    def decode(self, raw: str, element: etree._Element) -> T | None:
+    def decode(self, raw: str, element: _Element) -> T | None:
         """The value of a text found; None when it is none that we understand."""
         raise NotImplementedError
 
-    def encode(self, value: T, element: etree._Element) -> str:
+    def encode(self, value: T, element: _Element) -> str:
         """The text of a value."""
         return str(value)
 
@@ -80,14 +81,14 @@ class Field(Generic[T]):
 class Text(Field[str]):
     """A text."""
 
-    def decode(self, raw: str, element: etree._Element) -> str:
+    def decode(self, raw: str, element: _Element) -> str:
         return raw
 
 
 class Integer(Field[int]):
     """A whole number."""
 
-    def decode(self, raw: str, element: etree._Element) -> int | None:
+    def decode(self, raw: str, element: _Element) -> int | None:
         try:
             return int(raw)
         except ValueError:
@@ -97,10 +98,10 @@ class Integer(Field[int]):
 class YesNo(Field[bool]):
     """libvirt's 'yes' and 'no'."""
 
-    def decode(self, raw: str, element: etree._Element) -> bool | None:
+    def decode(self, raw: str, element: _Element) -> bool | None:
         return {"yes": True, "no": False}.get(raw)
 
-    def encode(self, value: bool, element: etree._Element) -> str:
+    def encode(self, value: bool, element: _Element) -> str:
         return "yes" if value else "no"
 
 
@@ -113,7 +114,7 @@ _UNITS = {
 """Bytes in each of libvirt's units, whose case does not matter."""
 
 
-def _size(element: etree._Element) -> int | None:
+def _size(element: _Element) -> int | None:
     return _UNITS.get(element.get("unit", "").lower())
 
 
@@ -123,14 +124,14 @@ class Memory(Field[int]):
     The amount is the element's text, or its attribute ``memory`` where that is named.
     """
 
-    def decode(self, raw: str, element: etree._Element) -> int | None:
+    def decode(self, raw: str, element: _Element) -> int | None:
         unit = _size(element)
         try:
             return None if unit is None else -(-int(raw) * unit // 1024)  # libvirt rounds up too
         except ValueError:
             return None
 
-    def encode(self, value: int, element: etree._Element) -> str:
+    def encode(self, value: int, element: _Element) -> str:
         size = _size(element)
         if size is None or value * 1024 % size:
             element.set("unit", "KiB")

@@ -1,0 +1,30 @@
+# The program of the demo: URI, IMAGE, PICTURE and wait_for are given to it, the rest is the public API.
+from virtuoso_core import connect
+
+hypervisor = connect(URI)
+print(hypervisor.version)
+
+vm = hypervisor.new_vm()
+vm.name = "virtuoso-demo"
+vm.memory = "256 MiB"
+vm.disk_image = IMAGE
+vm.network("nat")
+print(vm.diff())
+vm.save()
+print("acceleration:", vm.options["accel"])
+
+vm.start()
+print(vm.state)
+print(*wait_for(vm.addresses, "address"), sep="\n")
+PICTURE.write_bytes(vm.screenshot())
+
+vm = hypervisor.find("virtuoso-demo")
+vm.memory += 64 * 1024
+print(vm.diff())
+print(vm.save())
+
+vm.stop()
+print(vm.state)
+vm.destroy()
+print(hypervisor.vms())
+hypervisor.close()
