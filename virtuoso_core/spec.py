@@ -189,6 +189,8 @@ class Feature(StrEnum):
     ADDRESSES = "addresses"
     """Tell the guest's IP addresses."""
     SCREENSHOT = "screenshot"
+    DELETE_DISK = "delete-disk"
+    """Delete a VM's disk image with it."""
     READONLY = "readonly"
     """Connections that cannot change anything."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from .backend import VMBackend
+from .changes import diff_text, listing, not_applied
 from .errors import (
     ConflictError,
     ImageInUseError,
@@ -20,7 +21,6 @@ from .errors import (
     NotAppliedError,
     StopTimeoutError,
     UnknownOptionWarning,
-    UnsupportedError,
     VirtuosoError,
     VMNotFoundError,
 )
@@ -34,7 +34,6 @@ from .spec import (
     VMSpec,
     check_cpus,
     check_name,
-    format_memory,
     parse_memory,
 )
 
@@ -47,7 +46,7 @@ _ASK_AGAIN = 10.0
 _OFF = (State.STOPPED, State.SUSPENDED, State.CRASHED)
 
 
-class VM(ABC):
+class VM(VMBackend):
     """A virtual machine: edit its fields, ``save()`` them, control it.
 
     Reading a field reads the configuration once and keeps it; ``reload()`` reads it anew. Edits are yours until
@@ -69,10 +68,7 @@ class VM(ABC):
         self, hypervisor: Hypervisor, *, name: str = "", uuid: str = "", defaults: VMSpec | None = None
     ) -> None:
         """A driver makes a VM either from what it found (name, uuid) or anew, from ``defaults``."""
-        self._hypervisor = hypervisor
-        self._known_name = name
-        self._uuid = uuid
-        self._new = defaults is not None
+        super().__init__(hypervisor, name=name, uuid=uuid, new=defaults is not None)
         self._baseline = defaults
         self._draft = defaults
         self._ignored: dict[str, Any] = {}
@@ -307,12 +303,13 @@ class VM(ABC):
         except VirtuosoError:
             self._undo_update()  # what cannot be verified is not kept
             raise
-        kept = self._not_applied(target, found, to_write)
+        options = self._hypervisor.options
+        kept = not_applied(target, found, to_write, options)
         if kept:
             self._undo_update()
             raise NotAppliedError(
                 f"{self._hypervisor.uri} accepted new settings for the VM {self._title} and kept "
-                f"{self._listing(kept, found)} instead of {self._listing(kept, target)}. The VM is as it was.",
+                f"{listing(kept, found, options)} instead of {listing(kept, target, options)}. The VM is as it was.",
                 hint="Its configuration fixes that elsewhere: look at vm.spec.",
                 vm=self.name,
                 uri=self._hypervisor.uri,
@@ -322,31 +319,17 @@ class VM(ABC):
         return result
 
     def _check_conflicts(self, baseline: VMSpec, draft: VMSpec, fresh: VMSpec, both: frozenset[str]) -> None:
-        theirs, mine = fresh.values(), draft.values()
+        options, theirs, mine = self._hypervisor.options, fresh.values(), draft.values()
         fields = sorted(name for name in both if theirs.get(name) != mine.get(name))
         if fields:
             raise ConflictError(
-                f"Somebody else changed the VM {self._title} meanwhile: now {self._listing(fields, fresh)}, "
-                f"and you want {self._listing(fields, draft)}. Nothing was written.",
+                f"Somebody else changed the VM {self._title} meanwhile: now {listing(fields, fresh, options)}, "
+                f"and you want {listing(fields, draft, options)}. Nothing was written.",
                 hint="Call vm.reload() and edit again, or vm.save(force=True) to have your way.",
                 fields=fields,
                 vm=self.name,
                 uri=self._hypervisor.uri,
             )
-
-    def _not_applied(self, wanted: VMSpec, found: VMSpec, names: frozenset[str]) -> list[str]:
-        mine, theirs = wanted.values(), found.values()
-
-        def differs(name: str) -> bool:
-            a, b = mine.get(name), theirs.get(name)
-            option = (
-                self._hypervisor.options.get(name.removeprefix("options.")) if name.startswith("options.") else None
-            )
-            same = a == b or (option is not None and None not in (a, b) and option.same(a, b))
-            # None asks for the hypervisor's own default, which it may well spell out
-            return not same and not (option is not None and a is None)
-
-        return sorted(name for name in names if differs(name))
 
     def reload(self) -> None:
         """Read the configuration anew; unsaved edits are dropped.
@@ -375,27 +358,7 @@ class VM(ABC):
         """
         if self._draft is None or self._baseline is None:
             return ""
-        names = sorted(self._draft.changed_from(self._baseline))
-        return "\n".join(line for name in names for line in self._diff_lines(name, self._baseline, self._draft))
-
-    def _secret(self, name: str) -> bool:
-        option = self._hypervisor.options.get(name.removeprefix("options."))
-        return name.startswith("options.") and option is not None and option.secret
-
-    def _listing(self, names: list[str], spec: VMSpec) -> str:
-        values = spec.values()
-        return ", ".join(f"{name} {'***' if self._secret(name) else _shown(name, values.get(name))}" for name in names)
-
-    def _diff_lines(self, name: str, before: VMSpec, after: VMSpec) -> list[str]:
-        if name == "networks":
-            gone = [f"networks: - {card}" for card in before.networks if card not in after.networks]
-            come = [f"networks: + {card}" for card in after.networks if card not in before.networks]
-            return gone + come or ["networks: in another order"]
-        old, new = before.values().get(name), after.values().get(name)
-        if self._secret(name):
-            before_it, after_it = "***" if old else "(not set)", "*** (another)" if new else "(not set)"
-            return [f"{name}: {before_it} -> {after_it}"]
-        return [f"{name}: {_shown(name, old)} -> {_shown(name, new)}"]
+        return diff_text(self._baseline, self._draft, self._hypervisor.options)
 
     @property
     def spec(self) -> str:
@@ -575,6 +538,8 @@ class VM(ABC):
             UnsupportedError: delete_disk, and this hypervisor cannot; nothing was removed.
         """
         self._hypervisor._ready(writing=f"destroy the VM {self._title}")
+        if delete_disk:
+            self._hypervisor._require(Feature.DELETE_DISK, "delete disk images", "Leave out delete_disk.")
         if self._gone or self._new:
             self._gone = True
             return
@@ -589,7 +554,7 @@ class VM(ABC):
                     uri=self._hypervisor.uri,
                 )
             if image is not None:
-                self._check_image_deletable(image)
+                self._check_image_free(image)
             if state not in _OFF:
                 self._power_off()
             self._undefine()
@@ -601,14 +566,7 @@ class VM(ABC):
         if image is not None:
             self._delete_image(image)
 
-    def _check_image_deletable(self, image: str) -> None:
-        if type(self)._delete_image is VM._delete_image:
-            raise UnsupportedError(
-                f"The {self._hypervisor.name} driver cannot delete disk images; the VM {self._title} was not removed.",
-                hint="Leave out delete_disk.",
-                vm=self.name,
-                uri=self._hypervisor.uri,
-            )
+    def _check_image_free(self, image: str) -> None:
         for other in self._hypervisor._list_vms():
             try:
                 if other.uuid != self._uuid and other.disk_image == image:
@@ -645,80 +603,6 @@ class VM(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} on {self._hypervisor.uri}>"
-
-    # What a driver supplies. Each may raise any error of this library, VMNotFoundError when the VM is gone.
-
-    @abstractmethod
-    def _read(self) -> VMSpec:
-        """The saved configuration, asked now."""
-
-    @abstractmethod
-    def _create(self, spec: VMSpec) -> str:
-        """Make the VM, off; return its UUID. Raises VMExistsError; leaves nothing behind when it fails."""
-
-    @abstractmethod
-    def _update(self, spec: VMSpec, changed: frozenset[str]) -> SaveResult:
-        """Write the changed values, named as in ``VMSpec.values()``, over what the last ``_read`` found.
-
-        A failure must leave the VM as it was.
-        """
-
-    @abstractmethod
-    def _undo_update(self) -> None:
-        """Put back what the last ``_update`` changed: the hypervisor took it and did not do it."""
-
-    @abstractmethod
-    def _render(self, spec: VMSpec, changed: frozenset[str]) -> str:
-        """The public ``spec``: the saved configuration with the changed values of this one."""
-
-    @abstractmethod
-    def _get_state(self) -> State:
-        """The state, asked now."""
-
-    @abstractmethod
-    def _start(self) -> None:
-        """Start it; it is off."""
-
-    @abstractmethod
-    def _power_off(self) -> None:
-        """Pull the plug; return when it is off. No error when it is off already."""
-
-    @abstractmethod
-    def _undefine(self) -> None:
-        """Remove it and all that hangs on it but disk images; it is off."""
-
-    # What a driver supplies for the features that it declares.
-
-    def _request_stop(self) -> None:
-        """Ask the guest to stop; return at once. InvalidStateError when it is off already."""
-        raise NotImplementedError(f"{type(self).__name__} declares {Feature.SHUTDOWN!r}")
-
-    def _reboot(self) -> None:
-        raise NotImplementedError(f"{type(self).__name__} declares {Feature.REBOOT!r}")
-
-    def _pause(self) -> None:
-        raise NotImplementedError(f"{type(self).__name__} declares {Feature.PAUSE!r}")
-
-    def _resume(self) -> None:
-        raise NotImplementedError(f"{type(self).__name__} declares {Feature.PAUSE!r}")
-
-    def _addresses(self) -> tuple[Address, ...]:
-        raise NotImplementedError(f"{type(self).__name__} declares {Feature.ADDRESSES!r}")
-
-    def _screenshot(self) -> bytes:
-        raise NotImplementedError(f"{type(self).__name__} declares {Feature.SCREENSHOT!r}")
-
-    # What a driver may supply.
-
-    def _prepare_start(self, start_networks: bool) -> None:
-        """Look for what would make the start fail, and raise the error that names it."""
-
-    def _delete_image(self, path: str) -> None:
-        """Delete the file; the VM is gone. A driver without this cannot: ``destroy(delete_disk=True)`` is refused."""
-        raise NotImplementedError
-
-    def _native(self) -> Any:
-        raise UnsupportedError(f"The {self._hypervisor.name} driver has no native object behind a VM.")
 
     # Within.
 
@@ -777,12 +661,6 @@ class VM(ABC):
         warnings.warn(
             f"No installed driver knows the option {key!r}; it is ignored.{advice}", UnknownOptionWarning, stacklevel=3
         )
-
-
-def _shown(name: str, value: Any) -> str:
-    if name == "memory":
-        return format_memory(value)
-    return "(not set)" if value is None or value == "" else str(value) if not isinstance(value, str) else repr(value)
 
 
 def _link_local(ip: str) -> bool:

@@ -184,3 +184,6 @@ class MemoryVM(VM):
 
     def _resume(self) -> None:
         self._set_state(State.RUNNING)
+
+    def _delete_image(self, path: str) -> None:
+        pass  # there are no files behind the paths

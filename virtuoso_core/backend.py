@@ -1,0 +1,107 @@
+"""VMBackend: the driver's half of a VM. People call the other half, VM, which is written once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from .errors import UnsupportedError
+from .spec import Address, Feature, SaveResult, State, VMSpec
+
+if TYPE_CHECKING:
+    from .hypervisor import Hypervisor
+
+
+class VMBackend(ABC):
+    """What a driver supplies for a VM: plain acts, without checks of arguments or state, which VM makes before.
+
+    Each may raise any error of this library; VMNotFoundError when the VM is gone. A driver subclasses VM.
+    """
+
+    def __init__(self, hypervisor: Hypervisor, *, name: str, uuid: str, new: bool) -> None:
+        self._hypervisor = hypervisor
+        self._known_name = name
+        """The name that the hypervisor has, whatever was edited since."""
+        self._uuid = uuid
+        self._new = new
+        """Whether it was never saved."""
+
+    # What every driver supplies.
+
+    @abstractmethod
+    def _read(self) -> VMSpec:
+        """The saved configuration, asked now."""
+
+    @abstractmethod
+    def _create(self, spec: VMSpec) -> str:
+        """Make the VM, off; return its UUID. Raises VMExistsError; leaves nothing behind when it fails."""
+
+    @abstractmethod
+    def _update(self, spec: VMSpec, changed: frozenset[str]) -> SaveResult:
+        """Write the changed values, named as in ``VMSpec.values()``, over what the last ``_read`` found.
+
+        A failure must leave the VM as it was.
+        """
+
+    @abstractmethod
+    def _undo_update(self) -> None:
+        """Put back what the last ``_update`` changed: the hypervisor took it and did not do it."""
+
+    @abstractmethod
+    def _render(self, spec: VMSpec, changed: frozenset[str]) -> str:
+        """The public ``spec``: the saved configuration with the changed values of this one."""
+
+    @abstractmethod
+    def _get_state(self) -> State:
+        """The state, asked now."""
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Start it; it is off."""
+
+    @abstractmethod
+    def _power_off(self) -> None:
+        """Pull the plug; return when it is off. No error when it is off already."""
+
+    @abstractmethod
+    def _undefine(self) -> None:
+        """Remove it and all that hangs on it but disk images; it is off."""
+
+    # What a driver supplies for the features that it declares.
+
+    def _request_stop(self) -> None:
+        """Ask the guest to stop; return at once. InvalidStateError when it is off already."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.SHUTDOWN!r}")
+
+    def _reboot(self) -> None:
+        """Ask the guest to start anew; it is running."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.REBOOT!r}")
+
+    def _pause(self) -> None:
+        """Let it stand still; it is running."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.PAUSE!r}")
+
+    def _resume(self) -> None:
+        """Let it go on; it is paused."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.PAUSE!r}")
+
+    def _addresses(self) -> tuple[Address, ...]:
+        """The addresses known now, from the best source that knows any."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.ADDRESSES!r}")
+
+    def _screenshot(self) -> bytes:
+        """The screen as a PNG file."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.SCREENSHOT!r}")
+
+    def _delete_image(self, path: str) -> None:
+        """Delete the file of a disk image; its VM is gone already."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.DELETE_DISK!r}")
+
+    # What a driver may supply.
+
+    def _prepare_start(self, start_networks: bool) -> None:
+        """Look for what would make the start fail, and raise the error that names it."""
+
+    def _native(self) -> Any:
+        """The library's own object for the saved VM."""
+        raise UnsupportedError(f"The {self._hypervisor.name} driver has no native object behind a VM.")
