@@ -128,7 +128,7 @@ class FailuresGroup(SuiteBase):
         with self.connect(uri, readonly=True) as readonly:
             seen = readonly.get(vm.uuid)
             assert (seen.memory, seen.state) == (vm.memory, vm.state)
-            calls = [seen.start, seen.stop, seen.destroy]
+            calls: list[Callable[[], Any]] = [seen.start, seen.stop, seen.destroy]
             calls += [seen.pause] if Feature.PAUSE in connection.features else []
             calls += [seen.reboot] if Feature.REBOOT in connection.features else []
             for call in calls:
