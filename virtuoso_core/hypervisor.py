@@ -22,6 +22,7 @@ from .errors import (
 from .spec import Feature, Network, Option, VMSpec, VMSummary, check_mac
 
 if TYPE_CHECKING:
+    from .diagnosis import Check
     from .uri import URI
     from .vm import VM
 
@@ -70,6 +71,8 @@ class Hypervisor(ABC):
     """The types of network that it has, each with a sentence for people."""
     options: Mapping[str, Option] = MappingProxyType({})
     """The keys that ``vm.set()`` takes here."""
+    modifiable: frozenset[str] = frozenset({"name", "memory", "cpus", "disk_image", "networks", "options"})
+    """What of an existing VM can be changed here, where the feature "modify" is: names of fields."""
     mac_prefix: ClassVar[str] = "52:54:00"
     """How the MAC addresses start that are made up for new network cards."""
 
@@ -220,9 +223,26 @@ class Hypervisor(ABC):
         """The disk image as the hypervisor calls it; local hypervisors make it absolute."""
         return text
 
+    def _memory_size(self, kib: int) -> int:
+        """The amount of memory that the hypervisor makes of that one, where it rounds up."""
+        return kib
+
     def _network_defaults(self, network: Network) -> Network:
         """The network with the source and model that it gets when none was given."""
         return network
+
+    @classmethod
+    def _diagnose(cls, uri: URI) -> Iterable[Check]:
+        """For `virtuoso doctor`: what a connection to the URI and its VMs need here. Connects to nothing."""
+        return ()
+
+    def _examine(self) -> Iterable[Check]:
+        """For `virtuoso doctor`: what the hypervisor itself can tell."""
+        return ()
+
+    def _examine_image(self, path: str) -> Iterable[Check]:
+        """For `virtuoso doctor --image`: whether VMs could use this disk image."""
+        return ()
 
     # What the core and the drivers share.
 

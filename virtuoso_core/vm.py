@@ -21,6 +21,7 @@ from .errors import (
     NotAppliedError,
     StopTimeoutError,
     UnknownOptionWarning,
+    UnsupportedError,
     VirtuosoError,
     VMNotFoundError,
 )
@@ -98,6 +99,8 @@ class VM(VMBackend):
     def memory(self) -> int:
         """The guest's memory in KiB. Takes an int of KiB or a text: ``vm.memory = "512 MiB"``.
 
+        A hypervisor that knows only larger steps rounds up.
+
         Raises:
             InvalidValueError: no amount of memory, or none that makes sense.
         """
@@ -105,7 +108,7 @@ class VM(VMBackend):
 
     @memory.setter
     def memory(self, value: int | str) -> None:
-        self._edit(memory=parse_memory(value))
+        self._edit(memory=self._hypervisor._memory_size(parse_memory(value)))
 
     @property
     def cpus(self) -> int:
@@ -288,6 +291,7 @@ class VM(VMBackend):
         self._hypervisor._require(Feature.MODIFY, f"change the existing VM {self._title}")
         if "name" in changed:
             self._hypervisor._require(Feature.RENAME, f"rename the VM {self._title}")
+        self._check_modifiable(changed)
         self._ask_plugins(changed)
         fresh = self._read()
         if not force:
@@ -317,6 +321,18 @@ class VM(VMBackend):
         self._known_name = found.name
         self._remember(found)
         return result
+
+    def _check_modifiable(self, changed: frozenset[str]) -> None:
+        hypervisor = self._hypervisor
+        fixed = sorted(name for name in changed if name.partition(".")[0] not in hypervisor.modifiable | {"name"})
+        if fixed:
+            raise UnsupportedError(
+                f"The {hypervisor.name} driver cannot change {', '.join(fixed)} of the existing VM {self._title}; "
+                "nothing was changed.",
+                hint=f"It can change {', '.join(sorted(hypervisor.modifiable))}. For the rest, make a new VM.",
+                vm=self._known_name,
+                uri=hypervisor.uri,
+            )
 
     def _check_conflicts(self, baseline: VMSpec, draft: VMSpec, fresh: VMSpec, both: frozenset[str]) -> None:
         options, theirs, mine = self._hypervisor.options, fresh.values(), draft.values()

@@ -11,13 +11,14 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
+from ..diagnosis import Check
 from ..errors import HypervisorError, ImageFormatError, InvalidNetworkError, UnsupportedError, VMNotFoundError
 from ..hypervisor import Credentials, Hypervisor
 from ..spec import Feature, Network, State, VMSpec, VMSummary
 from ..uri import URI
 from ..vm import VM
 from ..xml import Disk, Document, DomainDocument, Interface
-from . import images
+from . import diagnosis, images
 from .binding import libvirt
 from .connection import Connection
 from .networks import HostNetworks, Wiring, Wirings
@@ -39,7 +40,9 @@ class LibvirtHypervisor(Hypervisor):
     features: frozenset[Feature] = frozenset(Feature)
     vm_class: ClassVar[type[LibvirtVM]] = LibvirtVM
     daemon: ClassVar[str] = "libvirtd"
-    """The modular daemon that serves it, for advice."""
+    """The modular daemon that serves it; "" where libvirt runs the driver inside this process."""
+    daemon_packages: ClassVar[tuple[str, str]] = ("libvirt-daemon-system", "libvirt-daemon")
+    """What to install for the daemon to be there: on Debian, on Fedora."""
     wirings: ClassVar[Wirings] = MappingProxyType({})
     """Our types of network, each with the ways to write it; the first is meant unless the source says otherwise."""
     networks: Mapping[str, str] = MappingProxyType({})
@@ -73,7 +76,7 @@ class LibvirtHypervisor(Hypervisor):
             readonly=readonly,
             credentials=credentials,
             event_loop=cls._needs_event_loop(uri),
-            daemon=cls.daemon,
+            checks=lambda: cls._diagnose_connection(uri),
         )
         return cls(uri, connection, readonly=readonly)
 
@@ -130,43 +133,62 @@ class LibvirtHypervisor(Hypervisor):
         native, call = self.connection.native, self.connection.call
         if _UUID.fullmatch(key):
             try:
-                return self._vm(call(f"find the VM {key!r}", native.lookupByUUIDString, key, vm=key))
+                return self._visible(call(f"find the VM {key!r}", native.lookupByUUIDString, key, vm=key))
             except VMNotFoundError:
                 pass  # it may be a name that looks like a UUID
-        return self._vm(call(f"find the VM {key!r}", native.lookupByName, key, vm=key))
+        return self._visible(call(f"find the VM {key!r}", native.lookupByName, key, vm=key))
+
+    def _visible(self, domain: Any) -> LibvirtVM:
+        if self._is_host(domain):
+            raise VMNotFoundError(f"{domain.name()!r} on {self.uri} is the host itself, not a VM.", uri=self.uri)
+        return self._vm(domain)
 
     def _list_vms(self) -> Iterable[VM]:
-        domains = self.connection.call("list the VMs", self.connection.native.listAllDomains, 0)
-        return [self._vm(domain) for domain in domains]
+        return [self._vm(domain) for domain in self._domains()]
+
+    def _domains(self) -> list[Any]:
+        found = self.connection.call("list the VMs", self.connection.native.listAllDomains, 0)
+        return [domain for domain in found if not self._is_host(domain)]
+
+    def _is_host(self, domain: Any) -> bool:
+        """Whether what libvirt lists among the VMs is the host; asked of the handle alone, without a call."""
+        return False
 
     def _vm(self, domain: Any) -> LibvirtVM:
         return self.vm_class(self, name=domain.name(), uuid=domain.UUIDString(), domain=domain)
 
     def _summaries(self) -> Iterable[VMSummary]:
-        if not self.bulk_stats:
-            return super()._summaries()
         binding, native, call = libvirt(), self.connection.native, self.connection.call
+        kept: set[str] = set()
+        if self.managed_save:
+            saved = call("list the VMs", native.listAllDomains, binding.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+            kept = {domain.UUIDString() for domain in saved}
+        found = self._stats() if self.bulk_stats else [(domain, {}) for domain in self._domains()]
+        return [line for domain, stats in found if (line := self._summary(domain, stats, kept)) is not None]
+
+    def _stats(self) -> list[tuple[Any, dict[str, Any]]]:
+        """State, memory and processors of all VMs in one call."""
+        binding, native = libvirt(), self.connection.native
         wanted = binding.VIR_DOMAIN_STATS_STATE | binding.VIR_DOMAIN_STATS_BALLOON | binding.VIR_DOMAIN_STATS_VCPU
         busy = (
             binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
         )  # a VM in the middle of a long job must not block a list
-        found = call("list the VMs", native.getAllDomainStats, wanted, busy)
-        saved = call("list the VMs", native.listAllDomains, binding.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
-        kept = {domain.UUIDString() for domain in saved}
-        return [line for domain, stats in found if (line := self._summary(domain, stats, kept)) is not None]
+        found: list[tuple[Any, dict[str, Any]]] = self.connection.call(
+            "list the VMs", native.getAllDomainStats, wanted, busy
+        )
+        return found
 
     def _summary(self, domain: Any, stats: Mapping[str, Any], kept: set[str]) -> VMSummary | None:
         uuid = domain.UUIDString()
-        state = state_of(stats.get("state.state", -1))
-        if state is State.STOPPED and uuid in kept:
-            state = State.SUSPENDED
-        memory, cpus = stats.get("balloon.maximum"), stats.get("vcpu.current")
-        if memory is None or cpus is None:
-            try:  # it was busy
-                info = self.connection.call("look at a VM", domain.info)
+        number, memory, cpus = stats.get("state.state"), stats.get("balloon.maximum"), stats.get("vcpu.current")
+        if number is None or memory is None or cpus is None:
+            try:  # there are no statistics here, or it was busy
+                number, memory, _, cpus, _ = self.connection.call("look at a VM", domain.info)
             except VMNotFoundError:
                 return None
-            memory, cpus = info[1], info[3]
+        state = state_of(number)
+        if state is State.STOPPED and uuid in kept:
+            state = State.SUSPENDED
         return VMSummary(domain.name(), uuid, state, memory, cpus)
 
     def _close(self) -> None:
@@ -174,6 +196,25 @@ class LibvirtHypervisor(Hypervisor):
 
     def _image_path(self, text: str) -> str:
         return os.path.abspath(os.path.expanduser(text)) if self.local else text
+
+    # What `virtuoso doctor` asks for.
+
+    @classmethod
+    def _diagnose(cls, uri: URI) -> Iterable[Check]:
+        yield diagnosis.check_binding()
+        yield from cls._diagnose_connection(uri)
+
+    @classmethod
+    def _diagnose_connection(cls, uri: URI) -> Iterable[Check]:
+        """What this machine must have for a connection; the first that fails is the hint when none comes about."""
+        if uri.is_local and cls.daemon and not cls._needs_event_loop(uri):
+            yield diagnosis.check_daemon(uri, cls.daemon, cls.daemon_packages)
+
+    def _examine(self) -> Iterable[Check]:
+        return diagnosis.check_networks(self)
+
+    def _examine_image(self, path: str) -> Iterable[Check]:
+        return [diagnosis.check_image(self, path)]
 
     # The domain document: from spec to XML and back.
 
@@ -242,9 +283,10 @@ class LibvirtHypervisor(Hypervisor):
 
     def _write_format(self, disk: Disk, path: str) -> None:
         if self.probes_images:
-            disk.format = self._image_format(path)
+            disk.format = self.image_format(path)
 
-    def _image_format(self, path: str) -> str:
+    def image_format(self, path: str) -> str:
+        """The image's format, looked at here or asked of the host. Raises ImageFormatError when it cannot be told."""
         readable = self.local and os.access(path, os.R_OK)
         found = images.probe_format(path) if readable else self._volume_format(path)
         if found is None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from ..hypervisor import Hypervisor
-from ..spec import Option
+from ..spec import Feature, Option
 from ..uri import URI
 from ..vm import VM
 
@@ -106,6 +106,13 @@ class SuiteBase:
         if option.kind == "int" and option.minimum is not None:
             return [option.minimum, *([] if option.maximum is None else [option.maximum])]
         return [] if option.example is None else [option.example]
+
+    @staticmethod
+    def need(connection: Hypervisor, *fields: str) -> None:
+        """Skips where the hypervisor declares that it cannot change these fields of an existing VM."""
+        fixed = set(fields) - connection.modifiable
+        if Feature.MODIFY not in connection.features or fixed:
+            pytest.skip(f"{connection.name} declares that it cannot change {', '.join(sorted(fixed)) or 'VMs'}")
 
     def add_network(self, vm: VM, type: str) -> Any:
         """Add a network of a type that this hypervisor declares."""

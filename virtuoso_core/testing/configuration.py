@@ -13,6 +13,7 @@ from ..errors import (
     InvalidOptionError,
     InvalidValueError,
     UnknownOptionWarning,
+    UnsupportedError,
     UnsupportedNetworkError,
 )
 from ..hypervisor import Hypervisor
@@ -52,21 +53,21 @@ class ConfigurationGroup(SuiteBase):
     def test_size_round_trips(self, connection: Hypervisor, make: MakeVM, memory: int, cpus: int) -> None:
         """Memory and processors."""
         vm = make(memory=memory, cpus=cpus)
+        kept = connection._memory_size(memory)
         found = connection.get(vm.uuid)
-        assert (found.memory, found.cpus) == (memory, cpus)
+        assert (vm.memory, found.memory, found.cpus) == (kept, kept, cpus)
         vm.destroy()
 
     @EXAMPLES
     @given(first=MEMORY, second=MEMORY)
     def test_changes_round_trip(self, connection: Hypervisor, make: MakeVM, first: int, second: int) -> None:
         """On a VM that exists: the change and nothing else."""
-        if Feature.MODIFY not in connection.features:
-            pytest.skip(f"{connection.name} declares that it cannot change VMs")
+        self.need(connection, "memory")
         vm = make(memory=first)
         before = vm.spec
-        vm.memory = second
-        assert vm.save() is (SaveResult.UNCHANGED if first == second else SaveResult.APPLIED)
-        assert connection.get(vm.uuid).memory == second
+        old, vm.memory = vm.memory, second
+        assert vm.save() is (SaveResult.UNCHANGED if old == vm.memory else SaveResult.APPLIED)
+        assert connection.get(vm.uuid).memory == vm.memory == connection._memory_size(second)
         vm.memory = first
         vm.save()
         assert connection.get(vm.uuid).spec == before
@@ -86,8 +87,7 @@ class ConfigurationGroup(SuiteBase):
         """Given at first or later, and taken away again."""
         vm = make(disk_image=disk_image)
         assert connection.get(vm.uuid).disk_image == disk_image
-        if Feature.MODIFY not in connection.features:
-            return
+        self.need(connection, "disk_image")
         vm.disk_image = None
         vm.save()
         assert connection.get(vm.uuid).disk_image is None
@@ -108,6 +108,17 @@ class ConfigurationGroup(SuiteBase):
         found = connection.get(new)
         assert (found.uuid, found.memory) == (vm.uuid, vm.memory)
 
+    def test_what_cannot_be_changed_is_refused(self, connection: Hypervisor, make: MakeVM, disk_image: str) -> None:
+        """In words that say what can; nothing of the save is made."""
+        vm = make(disk_image=disk_image)
+        before = connection.get(vm.uuid).spec
+        if Feature.MODIFY in connection.features and connection.modifiable >= {"disk_image", "networks"}:
+            pytest.skip(f"{connection.name} can change all fields")
+        vm.disk_image, vm.memory = None, vm.memory + 64 * 1024
+        with pytest.raises(UnsupportedError, match=r"disk_image|modify"):
+            vm.save()
+        assert connection.get(vm.uuid).spec == before
+
     # Networks.
 
     def test_each_network_works(self, connection: Hypervisor, make: MakeVM) -> None:
@@ -116,8 +127,7 @@ class ConfigurationGroup(SuiteBase):
         added = [self.add_network(vm, type) for type in connection.networks]
         vm.save()
         assert connection.get(vm.uuid).networks == tuple(added)
-        if Feature.MODIFY not in connection.features:
-            return
+        self.need(connection, "networks")
         later = [self.add_network(vm, type) for type in connection.networks]
         vm.save()
         assert connection.get(vm.uuid).networks == (*added, *later)
@@ -165,8 +175,7 @@ class ConfigurationGroup(SuiteBase):
 
     def test_each_option_on_an_old_vm(self, connection: Hypervisor, make: MakeVM, disk_image: str) -> None:
         """Set on a VM that exists, and taken away again, leaving the other settings alone."""
-        if Feature.MODIFY not in connection.features:
-            pytest.skip(f"{connection.name} declares that it cannot change VMs")
+        self.need(connection, "options")
         for name, option in connection.options.items():
             vm = make(disk_image=disk_image)
             kept = (vm.memory, vm.cpus, vm.disk_image, vm.networks)

@@ -7,9 +7,10 @@ from .declaration import DeclarationGroup
 from .failures import FailuresGroup
 from .libvirt_xml import LibvirtGroup
 from .lifecycle import LifecycleGroup
+from .rollback import RollbackGroup
 
 
-class HypervisorSuite(DeclarationGroup, LifecycleGroup, ConfigurationGroup, FailuresGroup, LibvirtGroup):
+class HypervisorSuite(DeclarationGroup, LifecycleGroup, ConfigurationGroup, FailuresGroup, RollbackGroup, LibvirtGroup):
     """Proves that a driver keeps the promises of the public API.
 
     A driver on libvirt is tested on libvirt's in-process mock, with no daemon; every driver on a real hypervisor
