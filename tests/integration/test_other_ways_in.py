@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,28 +106,41 @@ def test_remote_without_a_pool(two: TwoHosts) -> None:
     assert 'vm.set("disk_format", "qcow2")' in done.stdout
 
 
+def on_alpha(two: TwoHosts, script: str, interfere: Callable[[], None]) -> list[str]:
+    """The lines that a script prints on alpha; it reads a line of its input, and before that ends something happens."""
+    timer = threading.Timer(3, interfere)
+    timer.start()
+    command = f"sleep 5 | '{sys.executable}' -c \"$0\" '{two.tcp_uri}'"
+    done = two.alpha.run(["sh", "-c", command, script], timeout=90)
+    timer.join()
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
 def test_remote_daemon_dies(two: TwoHosts) -> None:
     """A connection over the network that is lost says so."""
     script = (
         "import sys; from virtuoso_core import connect\n"
-        "hypervisor = connect(sys.argv[1]); print(hypervisor.version, flush=True); sys.stdin.readline()\n"
-        "for _ in range(2):\n"
-        "    try: hypervisor.vms()\n"
+        "hypervisor = connect(sys.argv[1]); sys.stdin.readline()\n"
+        "for call in (hypervisor.vms, hypervisor.vms, lambda: connect(sys.argv[1])):\n"
+        "    try: call()\n"
         "    except Exception as error: print(type(error).__name__, error)\n"
-        "try: connect(sys.argv[1])\n"
+    )
+    lines = on_alpha(two, script, two.beta.kill_libvirtd)
+    two.beta.start_libvirtd()
+    assert [line.split()[0] for line in lines] == ["ConnectionLostError", "ConnectionLostError", "ConnectError"]
+    assert all("qemu+tcp://beta/system" in line for line in lines)
+
+
+def test_remote_daemon_hangs(two: TwoHosts) -> None:
+    """A daemon that no longer answers ends the connection by keepalive, here after 2 seconds and not 30."""
+    script = (
+        "import sys; from virtuoso_core import connect\n"
+        "from virtuoso_core.libvirt_base import connection; connection._KEEPALIVE = (1, 2)\n"
+        "hypervisor = connect(sys.argv[1]); sys.stdin.readline()\n"
+        "try: hypervisor.vms()\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
-    import threading
-
-    # the daemon dies while the other side waits on its standard input, which ends with the sleep
-    killer = threading.Timer(3, two.beta.kill_libvirtd)
-    killer.start()
-    command = f"sleep 5 | '{sys.executable}' -c \"$0\" '{two.tcp_uri}'"
-    done = two.alpha.run(["sh", "-c", command, script], timeout=60)
-    killer.join()
-    two.beta.start_libvirtd()
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["ConnectionLostError", "ConnectionLostError", "ConnectError"], (
-        done
-    )
-    assert all("qemu+tcp://beta/system" in line for line in lines[1:])
+    lines = on_alpha(two, script, two.beta.freeze_libvirtd)
+    two.beta.thaw_libvirtd()
+    assert [line.split()[0] for line in lines] == ["ConnectionLostError"]
