@@ -87,8 +87,11 @@ class PrivateHost:
     repository and the directories in `expose`, even where they lie below a private directory such as /root.
     """
 
-    def __init__(self, name: str, *, expose: Iterable[Path] = (), kvm: bool = False) -> None:
+    def __init__(
+        self, name: str, *, expose: Iterable[Path] = (), kvm: bool = False, libvirtd: Sequence[str] = ()
+    ) -> None:
         self.name = name
+        self._libvirtd = libvirtd
         self.directory = Path(_must([HOST_SCRIPT, "dir", name], timeout=10))
         self._env = {"LAB_EXPOSE": _exposed(expose), "LAB_KVM": "yes" if kvm else "no"}
 
@@ -132,7 +135,7 @@ class PrivateHost:
 
     def start_libvirtd(self) -> None:
         """Start libvirtd, for the first time or again, and wait until it can be used."""
-        _must([HOST_SCRIPT, "libvirtd", self.name], timeout=120)
+        _must([HOST_SCRIPT, "libvirtd", self.name, *self._libvirtd], timeout=120)
 
     def kill_libvirtd(self, signal: Signals = SIGKILL) -> None:
         """End libvirtd and wait until it has ended; guests live on."""
@@ -194,8 +197,8 @@ class TwoHosts:
 
     def __init__(self, *, expose: Iterable[Path] = ()) -> None:
         self._expose = _exposed(expose)
-        self.alpha = PrivateHost("alpha")
-        self.beta = PrivateHost("beta")
+        self.alpha = PrivateHost("alpha", libvirtd=["--listen"])
+        self.beta = PrivateHost("beta", libvirtd=["--listen"])
 
     def __enter__(self) -> Self:
         """Make both hosts, start their daemons and join them."""
