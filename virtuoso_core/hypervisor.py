@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import random
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ class Hypervisor(ABC):
         hint = (
             f"Did you mean {' or '.join(map(repr, near))}?"
             if near
-            else f"See what is there: virtuoso -c '{self.uri}' list"
+            else f"See what is there: virtuoso -c {shlex.quote(str(self.uri))} list"
         )
         raise VMNotFoundError(f"There is no VM {_clip(key)} on {self.uri}.", hint=hint, vm=key, uri=self.uri)
 

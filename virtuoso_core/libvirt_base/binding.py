@@ -9,6 +9,7 @@ import sys
 import threading
 from typing import Any
 
+from ..diagnosis import install, system
 from ..errors import MissingLibvirtError
 
 log = logging.getLogger("virtuoso_core.libvirt")
@@ -16,13 +17,21 @@ log = logging.getLogger("virtuoso_core.libvirt")
 _OUTPUTS = "LIBVIRT_LOG_OUTPUTS"
 
 
-@functools.cache
+_loading = threading.Lock()
+
+
 def libvirt() -> Any:
     """The ``libvirt`` module.
 
     Raises:
         MissingLibvirtError: with the lines to type on this platform.
     """
+    with _loading:
+        return _load()
+
+
+@functools.cache
+def _load() -> Any:
     undo = _redirect_log()
     try:
         import libvirt as module
@@ -98,13 +107,16 @@ def _forward(reader: int) -> None:
             log.info("%s", line.rstrip())
 
 
-def _install_lines() -> str:
+def build_commands() -> tuple[str, str]:
+    """What to type on this platform to have libvirt's binding: first what it is built with, then itself."""
     if sys.platform == "darwin":
         first = "brew install libvirt pkg-config"
-    elif os.path.exists("/etc/debian_version"):
-        first = "apt-get install libvirt-dev pkg-config gcc python3-dev"
-    elif os.path.exists("/etc/redhat-release"):
-        first = "dnf install libvirt-devel pkgconf gcc python3-devel"
+    elif system():
+        first = install("libvirt-dev pkg-config gcc python3-dev", "libvirt-devel pkgconf gcc python3-devel")
     else:
         first = "install libvirt's development package, pkg-config and a C compiler"
-    return f"It is built when it is installed. Type: {first}; then: pip install 'virtuoso-core[libvirt]'"
+    return first, "pip install 'virtuoso-core[libvirt]'"
+
+
+def _install_lines() -> str:
+    return f"It is built when it is installed. Type: {'; then: '.join(build_commands())}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from shlex import quote
 from typing import Any
 
+from ..diagnosis import Check, join_group
 from ..errors import AuthenticationError, ConnectError, VirtuosoError
 from ..hypervisor import CredentialRequest, Credentials
 from ..uri import URI
@@ -24,7 +25,7 @@ class Connection:
         readonly: refuse changes, by libvirt itself.
         credentials: for the sign-in, if any; nobody is prompted.
         event_loop: whether the driver behind the URI needs libvirt's event loop.
-        daemon: the name of the modular daemon that would serve the URI, for the advice when none answers.
+        checks: to make when no connection comes about: the first that fails is the error's hint.
 
     Raises:
         MissingLibvirtError, AuthenticationError, ConnectError
@@ -37,7 +38,7 @@ class Connection:
         readonly: bool = False,
         credentials: Credentials | None = None,
         event_loop: bool = False,
-        daemon: str = "libvirtd",
+        checks: Callable[[], Iterable[Check]] = tuple,
     ) -> None:
         binding = libvirt()
         self.uri = uri
@@ -47,7 +48,7 @@ class Connection:
         try:
             self.native = self._open(binding, credentials, readonly)
         except binding.libvirtError as error:
-            raise _connect_error(error, uri, daemon) from error
+            raise _connect_error(error, uri, checks) from error
         if remote:
             try:
                 self.native.setKeepAlive(*_KEEPALIVE)
@@ -114,18 +115,18 @@ class Connection:
             pass  # it was broken: nothing is left to close
 
 
-def _connect_error(error: Any, uri: URI, daemon: str) -> VirtuosoError:
+def _connect_error(error: Any, uri: URI, checks: Callable[[], Iterable[Check]]) -> VirtuosoError:
     said = str(error).splitlines()[0].rstrip(".")
     code = error.get_error_code()
     if code in codes("AUTH_FAILED", "AUTH_CANCELLED", "AUTH_UNAVAILABLE", "ACCESS_DENIED"):
         hint = "Give credentials=(user, password)."
         if uri.is_local:
-            hint = f"Join the group that may use it: sudo adduser {_user()} libvirt; then sign in again."
+            hint = f"Join the group that may use it: {_on_one_line(join_group('libvirt'))}."
         return AuthenticationError(f"{uri} refused the sign-in: {said}.", hint=hint, uri=uri)
-    return ConnectError(f"Cannot connect to {uri}: {said}.", hint=_advice(uri, daemon), uri=uri)
+    return ConnectError(f"Cannot connect to {uri}: {said}.", hint=_advice(uri, checks), uri=uri)
 
 
-def _advice(uri: URI, daemon: str) -> str:
+def _advice(uri: URI, checks: Callable[[], Iterable[Check]]) -> str:
     """What to type, from what can be seen of this machine."""
     if uri.host is not None:
         via = "ssh" if uri.transport == "ssh" else uri.transport or "tls"
@@ -135,26 +136,11 @@ def _advice(uri: URI, daemon: str) -> str:
             else "Is the host up and its daemon listening?"
         )
         return f"The way there is {via}. {tried}"
-    if not uri.is_local or uri.path != "/system":
-        return "More: virtuoso doctor"
-    sockets = (
-        [uri.query["socket"]] if "socket" in uri.query else [f"/run/libvirt/{n}-sock" for n in ("libvirt", daemon)]
-    )
-    there = [path for path in sockets if os.path.exists(path)]
-    if not there:
-        return (
-            f"No libvirt daemon runs here. Start it: sudo systemctl start libvirtd (or {daemon}.socket); "
-            "on Debian, sudo apt-get install libvirt-daemon-system installs it."
-        )
-    if not any(os.access(path, os.W_OK) for path in there):
-        return f"You may not use {there[0]}. Join its group: sudo adduser {_user()} libvirt; then sign in again."
-    return "The daemon's socket is there and nobody answers. Restart it: sudo systemctl restart libvirtd"
+    for check in checks():
+        if check.status == "fail":
+            return f"{check.explanation} Type: {_on_one_line(check.advice)}"
+    return f"More: virtuoso -c {quote(str(uri))} doctor"
 
 
-def _user() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
+def _on_one_line(advice: str) -> str:
+    return "; ".join(advice.splitlines())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
 import platform
+from typing import TYPE_CHECKING
 
-from ..xml import Document
+if TYPE_CHECKING:
+    from ..xml import Document
 
-_FLAGS = {"vmx", "svm"}
+VIRTUALIZATION = {"vmx": "VT-x", "svm": "AMD-V"}
+"""The flags of x86 processors that can virtualize, with the names that people know."""
 _MODELS_WITH_SVM = ("EPYC", "Dhyana", "Opteron_G", "phenom")
 """Starts of libvirt's names of processors that have svm; of what a model has, capabilities list nothing."""
 
@@ -30,15 +32,20 @@ def host_can_accelerate(capabilities: Document, *, local: bool) -> bool:
     if not offered or arch not in ("x86_64", "i686"):
         return offered
     if local:
-        return bool(_local_flags() & _FLAGS)
+        return bool((processor_flags() or frozenset()) & VIRTUALIZATION.keys())
     named = {feature.get("name") for feature in root.iterfind("host/cpu/feature")}
     model = root.findtext("host/cpu/model") or ""
-    return bool(named & _FLAGS) or model.startswith(_MODELS_WITH_SVM)
+    return bool(named & VIRTUALIZATION.keys()) or model.startswith(_MODELS_WITH_SVM)
 
 
 @functools.cache
-def _local_flags() -> set[str]:
-    if platform.machine() not in ("x86_64", "i686", "i386") or not os.path.exists("/proc/cpuinfo"):
-        return set()
-    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
-        return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
+def processor_flags(path: str = "/proc/cpuinfo", machine: str = "") -> frozenset[str] | None:
+    """What this machine's processor can do; None where it does not tell, as only x86 on Linux does."""
+    if (machine or platform.machine()).lower() not in ("x86_64", "amd64", "i686", "i386"):
+        return None
+    try:
+        with open(path, encoding="ascii", errors="replace") as lines:
+            flags = (line.split(":", 1)[1].split() for line in lines if line.startswith("flags"))
+            return frozenset(next(flags, ()))
+    except OSError:
+        return None

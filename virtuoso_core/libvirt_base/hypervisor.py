@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -12,7 +13,14 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from ..diagnosis import Check
-from ..errors import HypervisorError, ImageFormatError, InvalidNetworkError, UnsupportedError, VMNotFoundError
+from ..errors import (
+    HypervisorError,
+    ImageFormatError,
+    InvalidNetworkError,
+    UnsupportedError,
+    UnsupportedNetworkError,
+    VMNotFoundError,
+)
 from ..hypervisor import Credentials, Hypervisor
 from ..spec import Feature, Network, State, VMSpec, VMSummary
 from ..uri import URI
@@ -266,6 +274,14 @@ class LibvirtHypervisor(Hypervisor):
         if spec.disk_image is None:
             if disk is not None:
                 disk.remove()
+            if document.main_disk is not None:
+                raise UnsupportedError(
+                    f"The VM {document.name!r} has more disks: without its first one, {document.main_disk.path} would "
+                    "be its main disk.",
+                    hint="Set disk_image to another image, or take disks away with virsh edit.",
+                    vm=document.name,
+                    uri=self.uri,
+                )
             return
         if disk is None:
             disk = document.add_disk(self.template().disks[0].element)
@@ -298,7 +314,7 @@ class LibvirtHypervisor(Hypervisor):
         if found not in DISK_FORMAT.choices:
             raise ImageFormatError(
                 f"The disk image {path} is in the format {found!r}, which libvirt does not take.",
-                hint=f"Convert it: qemu-img convert -O qcow2 '{path}' '{path}.qcow2'",
+                hint=f"Convert it: qemu-img convert -O qcow2 {shlex.quote(path)} {shlex.quote(path + '.qcow2')}",
                 uri=self.uri,
             )
         return found
@@ -333,7 +349,13 @@ class LibvirtHypervisor(Hypervisor):
         return replace(network, source=source, model=model)
 
     def _wiring(self, network: Network) -> Wiring:
-        ways = self.ways[network.type]
+        ways = self.ways.get(network.type)
+        if ways is None:
+            raise UnsupportedNetworkError(
+                f"The network card {network.mac_address} is of a kind that cannot be made on {self.uri}.",
+                hint=f"These can: {', '.join(self.networks)}.",
+                uri=self.uri,
+            )
         if len(ways) > 1 and network.source is not None and not self._is_bridge(network.source):
             return ways[1]
         return ways[0]

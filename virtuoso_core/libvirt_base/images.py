@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shlex
 import shutil
 import stat
 import struct
@@ -52,7 +53,7 @@ def check_image(path: str) -> None:
         near = _nearest(path)
         raise ImageNotFoundError(
             f"There is no disk image {path}: {os.strerror(error.errno or 0).lower()}.",
-            hint=near or f"Make one: qemu-img create -f qcow2 '{path}' 20G",
+            hint=near or f"Make one: qemu-img create -f qcow2 {shlex.quote(path)} 20G",
         ) from error
     if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
         kind = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a block device"
@@ -177,7 +178,7 @@ def delete_image(path: str) -> None:
     except OSError as error:
         raise ImageError(
             f"The disk image {path} could not be deleted: {os.strerror(error.errno or 0).lower()}.",
-            hint=f"Delete it by hand: sudo rm '{path}'",
+            hint=f"Delete it by hand: sudo rm {shlex.quote(path)}",
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from shlex import quote
 from typing import Literal
 
 from ..errors import HypervisorError, NetworkInactiveError, NetworkNotFoundError
@@ -91,6 +92,15 @@ class HostNetworks:
         except NetworkNotFoundError:
             return None
 
+    def is_active(self, name: str) -> bool | None:
+        """Whether the host's network of that name is started; None when there is none."""
+        call = self._connection.call
+        try:
+            network = call(f"find the network {name!r}", self._connection.native.networkLookupByName, name)
+        except NetworkNotFoundError:
+            return None
+        return bool(call(f"look at the network {name!r}", network.isActive))
+
     def require_active(self, name: str, wiring: Wiring | None, *, start: bool, vm: str) -> None:
         """See that the network runs; start, and where need be make, what may be started.
 
@@ -99,6 +109,8 @@ class HostNetworks:
         """
         call, uri = self._connection.call, self._connection.uri
         ours = wiring is not None and wiring.own
+        host = quote(str(uri))
+        start_it = f"virtuoso -c {host} start {quote(vm)} --start-networks"
         try:
             network = call(f"find the network {name!r}", self._connection.native.networkLookupByName, name)
         except NetworkNotFoundError:
@@ -107,10 +119,10 @@ class HostNetworks:
                 assert wiring is not None
                 self._make(name, wiring)
                 return
-            hint = f"Make and start it: virtuoso -c '{uri}' start '{vm}' --start-networks" if usual else ""
+            hint = f"Make and start it: {start_it}" if usual else ""
             raise NetworkNotFoundError(
                 f"The VM {vm!r} needs the network {name!r}, which {uri} does not have.",
-                hint=hint or f"See what is there: virsh -c '{uri}' net-list --all",
+                hint=hint or f"See what is there: virsh -c {host} net-list --all",
                 vm=vm,
                 uri=uri,
             ) from None
@@ -119,8 +131,7 @@ class HostNetworks:
         if not start and not ours:
             raise NetworkInactiveError(
                 f"The VM {vm!r} needs the network {name!r}, which is not started on {uri}.",
-                hint=f"Start it: virsh -c '{uri}' net-start {name}; "
-                f"or: virtuoso -c '{uri}' start '{vm}' --start-networks",
+                hint=f"Start it: virsh -c {host} net-start {quote(name)}; or: {start_it}",
                 vm=vm,
                 uri=uri,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -272,7 +273,7 @@ class LibvirtVM(VM):
             raise ImageUnreadableError(
                 f"The VM {self.name!r} cannot start: the hypervisor runs as the user {who.name}, which cannot enter "
                 f"{blocked} on the way to {path}.",
-                hint=f"Let it pass: sudo setfacl -m u:{who.name}:x '{blocked}'; "
+                hint=f"Let it pass: sudo setfacl -m u:{who.name}:x {shlex.quote(blocked)}; "
                 "or move the image to /var/lib/libvirt/images.",
                 vm=self.name,
                 uri=self._hypervisor.uri,

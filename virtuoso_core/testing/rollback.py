@@ -120,8 +120,9 @@ class RollbackGroup(SuiteBase):
 
 def _fail() -> None:
     """What libvirt raises, as a driver would meet it."""
-    import libvirt
+    from ..libvirt_base.binding import libvirt as binding
 
+    libvirt = binding()
     error = libvirt.libvirtError("broken on purpose")
     error.err = (libvirt.VIR_ERR_OPERATION_FAILED, libvirt.VIR_FROM_NONE, "broken on purpose", 2, "", "", "", -1, -1)
     raise error

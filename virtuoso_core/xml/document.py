@@ -146,7 +146,7 @@ class Document:
 
     def set_text(self, element: _Element, value: str) -> None:
         """Write an element's text; comments in it stay."""
-        element.text = value
+        element.text = value or None
         for comment in _comments(element):
             comment.tail = None
 
