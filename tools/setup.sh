@@ -61,6 +61,14 @@ find_python() {
     die "no Python of 3.11 or later with its venv module; set PYTHON to one"
 }
 
+# install_drivers EXTRAS - the core with these extras, and every driver, into .venv
+install_drivers() {
+    extras=$1
+    set --
+    for driver in drivers/*/; do set -- "$@" -e "./$driver"; done
+    install_into_venv -e ".[$extras]" "$@"
+}
+
 # install_into_venv WHAT... - pip install into .venv, which is made where it is missing; nothing when it was done before
 install_into_venv() {
     [ -x .venv/bin/python ] || {

@@ -187,8 +187,11 @@ class Hypervisor(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, uri: URI, *, readonly: bool = False, credentials: Credentials | None = None) -> Self:
-        """Connect. Raises ConnectError or AuthenticationError; never prompts."""
+    def open(cls, uri: URI, *, readonly: bool = False, credentials: Credentials | None = None) -> Hypervisor:
+        """Connect, by this class or, where there are several ways in, by another one for the same hypervisor.
+
+        Raises ConnectError or AuthenticationError; never prompts.
+        """
 
     @abstractmethod
     def _version(self) -> str:

@@ -6,3 +6,6 @@ from virtuoso_core.testing.memory import MemoryHypervisor
 
 class TestMemory(HypervisorSuite):
     hypervisor = MemoryHypervisor
+
+    def assert_deleted(self, disk_image: str) -> None:
+        """Nothing is behind its disk images."""

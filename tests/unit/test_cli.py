@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from virtuoso_core import AuthenticationError, ConnectError, CredentialRequest, connect
-from virtuoso_core.cli import commands, installation  # noqa: F401  registers the commands
+from virtuoso_core.cli import changing
 from virtuoso_core.cli import output as output_module
-from virtuoso_core.cli.app import cli
+from virtuoso_core.cli.commands import cli
 from virtuoso_core.errors import ConnectionLostError, MissingLibvirtError
 from virtuoso_core.testing.memory import MemoryHypervisor
 
@@ -421,7 +421,7 @@ def test_destroy(web: Shell) -> None:
 def test_destroy_asks_on_a_terminal(
     web: Shell, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, left: int
 ) -> None:
-    monkeypatch.setattr(commands, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(changing, "is_terminal", lambda stream: True)
     result = web("destroy", "web", input=answer, code=code)
     assert "Remove web? [y/N]" in result.stderr
     assert len(web.json("list")) == left

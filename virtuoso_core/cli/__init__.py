@@ -16,8 +16,7 @@ def main(args: Sequence[str] | None = None) -> None:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # names of VMs that the terminal's encoding lacks
-        from . import commands, installation  # noqa: F401
-        from .app import cli
+        from .commands import cli
     except KeyboardInterrupt:
         sys.exit(130)
     cli.main(args=args)

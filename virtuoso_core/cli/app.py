@@ -163,8 +163,6 @@ class Command(click.Command):
 class Root(click.Group):
     """The command `virtuoso` itself: runs a command and turns whatever it raises into words and an exit code."""
 
-    command_class = Command
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += _shared_options()

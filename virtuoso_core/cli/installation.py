@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import completion as shells
-from .app import FAILED, cli, settings
+from .app import FAILED, Command, cli, settings
 from .output import say, say_json, say_labelled, say_table
 
 if TYPE_CHECKING:
@@ -17,19 +18,23 @@ if TYPE_CHECKING:
     from ..spec import Option
 
 
-@cli.command()
+@click.command(cls=Command)
 @click.option("--options", is_flag=True, help="List the keys that `set` and `create --set` take on each.")
-def drivers(options: bool) -> None:
+@click.option("--capabilities", is_flag=True, help="List what each declares, and where that was tried.")
+def drivers(options: bool, capabilities: bool) -> None:
     """List every driver, with what keeps it from working.
 
     \b
     virtuoso drivers
     virtuoso drivers --options
+    virtuoso drivers --capabilities
     """
     from ..plugins import default_registry
 
     plugins = default_registry().plugins
-    if settings().json:
+    if capabilities:
+        _say_capabilities([cls for plugin in plugins for cls in plugin.hypervisors])
+    elif settings().json:
         say_json([_described(plugin) for plugin in plugins])
     elif options:
         _say_options([cls for plugin in plugins for cls in plugin.hypervisors])
@@ -67,6 +72,19 @@ def _described(plugin: Plugin) -> dict[str, Any]:
     }
 
 
+def _say_capabilities(hypervisors: list[type[Hypervisor]]) -> None:
+    from ..capabilities import capabilities
+
+    found = capabilities(hypervisors)
+    if settings().json:
+        say_json([asdict(each) for each in found])
+    else:
+        say_table(
+            ("DRIVER", "KIND", "NAME", "PROOF", "ON", "BY"),
+            [(each.driver, each.kind, each.name, each.status, each.on, each.by) for each in found],
+        )
+
+
 def _options(cls: type[Hypervisor]) -> list[Option]:
     """Those that the class declares; none where only a connection can tell."""
     return list(cls.options.values()) if isinstance(cls.options, Mapping) else []
@@ -81,7 +99,7 @@ def _say_options(hypervisors: list[type[Hypervisor]]) -> None:
             say("  takes no options")
 
 
-@cli.command()
+@click.command(cls=Command)
 @click.option("--image", metavar="PATH", type=click.Path(), help="Also look whether the hypervisor can use this image.")
 def doctor(image: str | None) -> int:
     """Find out why something does not work here.
@@ -102,11 +120,11 @@ def doctor(image: str | None) -> int:
             say_labelled(check.status, f"{check.name}: {check.explanation}", check.advice)
     failed = any(check.status == "fail" for check in done)
     if found.json:
-        say_json({"ok": not failed, "checks": [check._asdict() for check in done]})
+        say_json({"ok": not failed, "checks": [asdict(check) for check in done]})
     return FAILED if failed else 0
 
 
-@cli.command()
+@click.command(cls=Command)
 @click.argument("shell", type=click.Choice(list(shells.SHELLS)))
 def completion(shell: str) -> None:
     """Print the script that completes words in a shell.

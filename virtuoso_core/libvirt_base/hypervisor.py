@@ -61,6 +61,8 @@ class LibvirtHypervisor(Hypervisor):
     """Whether it can keep a VM's memory on disk."""
     undefine_flags: ClassVar[tuple[str, ...]] = ("MANAGED_SAVE", "SNAPSHOTS_METADATA")
     """The VIR_DOMAIN_UNDEFINE_* flags that it knows."""
+    address_sources: ClassVar[tuple[str, ...]] = ("LEASE", "AGENT", "ARP")
+    """The VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_* that it knows, best first."""
     probes_images: ClassVar[bool] = True
     """Whether images are files whose existence and format matter."""
 
@@ -311,9 +313,9 @@ class LibvirtHypervisor(Hypervisor):
                 hint='Say it: vm.set("disk_format", "qcow2")',
                 uri=self.uri,
             )
-        if found not in DISK_FORMAT.choices:
+        if found not in self.options.get("disk_format", DISK_FORMAT).choices:
             raise ImageFormatError(
-                f"The disk image {path} is in the format {found!r}, which libvirt does not take.",
+                f"The disk image {path} is in the format {found!r}, which the {self.name} driver does not take.",
                 hint=f"Convert it: qemu-img convert -O qcow2 {shlex.quote(path)} {shlex.quote(path + '.qcow2')}",
                 uri=self.uri,
             )

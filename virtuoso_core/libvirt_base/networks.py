@@ -63,6 +63,26 @@ class Wiring:
 
 Wirings = Mapping[str, tuple[Wiring, ...]]
 
+# On networks that libvirt keeps on the host, for each driver whose VMs can join them.
+NAT = Wiring(
+    "Behind the host's address, on libvirt's network 'default' or another one.",
+    "network",
+    "network",
+    default="default",
+    forward="nat",
+)
+HOST_ONLY = Wiring(
+    "The host and its guests among themselves.", "network", "network", default="virtuoso-host-only", own=True
+)
+INTERNAL = Wiring(
+    "Guests among themselves, without the host.",
+    "network",
+    "network",
+    default="virtuoso-internal",
+    addressed=False,
+    own=True,
+)
+
 
 class HostNetworks:
     """The networks that libvirt keeps on the host."""

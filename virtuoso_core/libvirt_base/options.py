@@ -33,7 +33,8 @@ class XmlOption(Option):
     write: Callable[[DomainDocument, Any], None] = field(default=_refuse, repr=False, compare=False)
 
 
-def _absolute(path: str) -> str:
+def absolute_path(path: str) -> str:
+    """For options that name a file on the hypervisor's host. Raises InvalidOptionError."""
     if not os.path.isabs(path):
         raise InvalidOptionError(f"{path!r} is not an absolute path.", hint="It is a path on the hypervisor's host.")
     return path
@@ -105,7 +106,7 @@ SERIAL_LOG = XmlOption(
     "A file on the host that gets all that the guest writes to its serial console.",
     minimum=1,
     maximum=4096,
-    check=_absolute,
+    check=absolute_path,
     example="/var/log/serial.log",
     read=lambda document: document.serial_log,
     write=_write_serial_log,

@@ -37,7 +37,6 @@ _STATES = {
     "SHUTDOWN": State.RUNNING,
     "SHUTOFF": State.STOPPED,
 }
-_SOURCES = ("LEASE", "AGENT", "ARP")
 
 
 def state_of(number: int) -> State:
@@ -313,7 +312,7 @@ class LibvirtVM(VM):
 
     def _addresses(self) -> tuple[Address, ...]:
         binding = libvirt()
-        for source in _SOURCES:
+        for source in self._hypervisor.address_sources:
             number = getattr(binding, f"VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_{source}")
             try:
                 found = self._call("ask for the addresses of", self._domain.interfaceAddresses, number, 0)

@@ -25,8 +25,9 @@ class TestHypervisor(LibvirtHypervisor):
 
     name = "test"
     schemes = ("test",)
+    daemon = ""
     # libvirt's mock crashes the process when asked for the address of a guest on a network without one
-    features = frozenset(Feature) - {Feature.ADDRESSES}
+    features = frozenset(Feature) - {Feature.ADDRESSES, Feature.DELETE_DISK}
     probes_images = False
     options = option_table(HEADLESS, VNC_PASSWORD, BOOT)
     wirings: ClassVar[Wirings] = MappingProxyType(

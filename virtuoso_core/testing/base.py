@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,6 +18,7 @@ from ..uri import URI
 from ..vm import VM
 
 MakeVM = Callable[..., VM]
+Proved = Callable[[str], None]
 
 EXAMPLES = settings(
     max_examples=int(os.environ.get("VIRTUOSO_TEST_EXAMPLES", "25")),
@@ -33,11 +35,13 @@ class SuiteBase:
         hypervisor: the driver's class.
         option_samples: values to try, for an option whose ``choices``, ``kind`` and ``example`` do not give them.
         network_sources: the source to name, for each type of network that needs one.
+        proof: what a run on the driver's own scheme is worth: "simulated" where a simulator answers.
     """
 
     hypervisor: ClassVar[type[Hypervisor]]
     option_samples: ClassVar[Mapping[str, Sequence[Any]]] = {}
     network_sources: ClassVar[Mapping[str, str]] = {"bridged": "br0"}
+    proof: ClassVar[Literal["verified", "simulated"]] = "verified"
 
     @pytest.fixture
     def real_uri(self) -> str | None:
@@ -84,6 +88,24 @@ class SuiteBase:
         yield make
         for vm in made:
             vm.destroy(force=True)
+
+    @pytest.fixture
+    def proved(self, connection: Hypervisor) -> Callable[[str], None]:
+        """Writes down that something declared was tried, such as "feature:pause", for the capability table.
+
+        A run on libvirt's mock proves nothing of another driver.
+        """
+        place = os.environ.get("VIRTUOSO_PROOF_FILE")
+        real = connection.uri.scheme in self.hypervisor.schemes
+
+        def prove(item: str) -> None:
+            if place and real:
+                line = {"driver": connection.name, "item": item, "kind": self.proof, "on": connection.version}
+                line["by"] = type(self).__module__.rpartition(".")[2]
+                with open(place, "a") as file:
+                    file.write(json.dumps(line) + "\n")
+
+        return prove
 
     def connect(self, uri: str, **options: Any) -> Hypervisor:
         """Open the driver itself, whatever the URI's scheme: libvirt's mock serves them all."""

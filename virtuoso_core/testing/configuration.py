@@ -18,7 +18,7 @@ from ..errors import (
 )
 from ..hypervisor import Hypervisor
 from ..spec import Feature, SaveResult
-from .base import EXAMPLES, MakeVM, SuiteBase
+from .base import EXAMPLES, MakeVM, Proved, SuiteBase
 
 NAMES = st.one_of(
     st.text(min_size=1, max_size=40),
@@ -95,7 +95,7 @@ class ConfigurationGroup(SuiteBase):
         vm.save()
         assert connection.get(vm.uuid).disk_image == disk_image
 
-    def test_rename(self, connection: Hypervisor, make: MakeVM) -> None:
+    def test_rename(self, connection: Hypervisor, make: MakeVM, proved: Proved) -> None:
         """The same VM under another name; without the feature it is refused."""
         if Feature.RENAME not in connection.features:
             pytest.skip(f"{connection.name} declares that it cannot rename VMs")
@@ -107,6 +107,7 @@ class ConfigurationGroup(SuiteBase):
         assert connection.find(old) is None
         found = connection.get(new)
         assert (found.uuid, found.memory) == (vm.uuid, vm.memory)
+        proved("feature:rename")
 
     def test_what_cannot_be_changed_is_refused(self, connection: Hypervisor, make: MakeVM, disk_image: str) -> None:
         """In words that say what can; nothing of the save is made."""
@@ -121,12 +122,14 @@ class ConfigurationGroup(SuiteBase):
 
     # Networks.
 
-    def test_each_network_works(self, connection: Hypervisor, make: MakeVM) -> None:
+    def test_each_network_works(self, connection: Hypervisor, make: MakeVM, proved: Proved) -> None:
         """Every declared type, on a new VM and on one that exists."""
         vm = make(save=False)
         added = [self.add_network(vm, type) for type in connection.networks]
         vm.save()
         assert connection.get(vm.uuid).networks == tuple(added)
+        for network in added:
+            proved(f"network:{network.type}")
         self.need(connection, "networks")
         later = [self.add_network(vm, type) for type in connection.networks]
         vm.save()
@@ -162,7 +165,9 @@ class ConfigurationGroup(SuiteBase):
 
     # Options.
 
-    def test_each_option_on_a_new_vm(self, connection: Hypervisor, make: MakeVM, disk_image: str) -> None:
+    def test_each_option_on_a_new_vm(
+        self, connection: Hypervisor, make: MakeVM, disk_image: str, proved: Proved
+    ) -> None:
         """Every declared option takes its samples and has them afterwards."""
         for name, option in connection.options.items():
             for sample in self.samples(option):
@@ -172,6 +177,7 @@ class ConfigurationGroup(SuiteBase):
                 found = connection.get(vm.uuid).options.get(name)
                 assert found == sample or option.same(sample, found), (name, sample, found)
                 vm.destroy()
+            proved(f"option:{name}")
 
     def test_each_option_on_an_old_vm(self, connection: Hypervisor, make: MakeVM, disk_image: str) -> None:
         """Set on a VM that exists, and taken away again, leaving the other settings alone."""

@@ -18,7 +18,7 @@ from ..errors import (
 )
 from ..hypervisor import Hypervisor
 from ..spec import Feature, SaveResult
-from .base import MakeVM, SuiteBase
+from .base import MakeVM, Proved, SuiteBase
 
 
 class FailuresGroup(SuiteBase):
@@ -96,7 +96,7 @@ class FailuresGroup(SuiteBase):
             vm.save()
         assert connection.find(vm.name) is None
 
-    def test_conflict(self, connection: Hypervisor, make: MakeVM) -> None:
+    def test_conflict(self, connection: Hypervisor, make: MakeVM, proved: Proved) -> None:
         """Different fields both survive; the same field is refused, unless forced."""
         self.need(connection, "memory")
         vm = make(cpus=1)
@@ -117,8 +117,9 @@ class FailuresGroup(SuiteBase):
         assert connection.get(vm.uuid).memory == theirs.memory
         mine.save(force=True)
         assert connection.get(vm.uuid).memory == mine.memory
+        proved("feature:modify")
 
-    def test_readonly(self, connection: Hypervisor, make: MakeVM, uri: str) -> None:
+    def test_readonly(self, connection: Hypervisor, make: MakeVM, uri: str, proved: Proved) -> None:
         """Looking works, changing does not."""
         if Feature.READONLY not in connection.features:
             pytest.skip(f"{connection.name} declares no read-only connections")
@@ -140,6 +141,7 @@ class FailuresGroup(SuiteBase):
             with pytest.raises(ReadOnlyError):
                 new.save()
         assert connection.get(vm.uuid).memory == vm.memory
+        proved("feature:readonly")
 
     def test_closed(self, uri: str, make: MakeVM) -> None:
         """A closed connection says so; closing twice does nothing."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ..errors import InvalidStateError, UnsupportedError
 from ..hypervisor import Hypervisor
 from ..spec import Feature, SaveResult, State
 from ..vm import VM
-from .base import MakeVM, SuiteBase
+from .base import MakeVM, Proved, SuiteBase
 
 
 def assert_state(vm: VM, state: State) -> None:
@@ -57,12 +59,14 @@ class LifecycleGroup(SuiteBase):
         running.stop(force=False)
         assert_state(other, State.STOPPED)
 
-    def test_stop_asks_then_pulls(self, running: VM) -> None:
+    def test_stop_asks_then_pulls(self, connection: Hypervisor, running: VM, proved: Proved) -> None:
         """Whatever the guest does, the VM is off in the end."""
         running.stop(timeout=1)
         assert_state(running, State.STOPPED)
+        if Feature.SHUTDOWN in connection.features:
+            proved("feature:shutdown")
 
-    def test_pause_and_resume(self, connection: Hypervisor, running: VM) -> None:
+    def test_pause_and_resume(self, connection: Hypervisor, running: VM, proved: Proved) -> None:
         """Twice is as good as once; without the feature it is refused."""
         if Feature.PAUSE not in connection.features:
             with pytest.raises(UnsupportedError, match="pause"):
@@ -77,8 +81,9 @@ class LifecycleGroup(SuiteBase):
         running.pause()
         running.start()
         assert_state(running, State.RUNNING)
+        proved("feature:pause")
 
-    def test_reboot(self, connection: Hypervisor, running: VM) -> None:
+    def test_reboot(self, connection: Hypervisor, running: VM, proved: Proved) -> None:
         """It runs afterwards; without the feature it is refused."""
         if Feature.REBOOT not in connection.features:
             with pytest.raises(UnsupportedError, match="reboot"):
@@ -86,6 +91,7 @@ class LifecycleGroup(SuiteBase):
             return
         running.reboot()
         assert_state(running, State.RUNNING)
+        proved("feature:reboot")
 
     def test_control_of_a_stopped_vm(self, connection: Hypervisor, make: MakeVM) -> None:
         """What needs a running guest says so."""
@@ -106,15 +112,16 @@ class LifecycleGroup(SuiteBase):
         running.reload()
         assert running.memory == wanted
 
-    def test_screenshot(self, connection: Hypervisor, running: VM) -> None:
+    def test_screenshot(self, connection: Hypervisor, running: VM, proved: Proved) -> None:
         """A PNG file; without the feature it is refused."""
         if Feature.SCREENSHOT not in connection.features:
             with pytest.raises(UnsupportedError, match="screenshot"):
                 running.screenshot()
             return
         assert running.screenshot().startswith(b"\x89PNG\r\n\x1a\n")
+        proved("feature:screenshot")
 
-    def test_addresses(self, connection: Hypervisor, running: VM, real_uri: str | None) -> None:
+    def test_addresses(self, connection: Hypervisor, running: VM, real_uri: str | None, proved: Proved) -> None:
         """None are known of a guest without a system; without the feature it is refused."""
         if Feature.ADDRESSES not in connection.features:
             with pytest.raises(UnsupportedError, match="addresses"):
@@ -123,6 +130,7 @@ class LifecycleGroup(SuiteBase):
             pytest.skip("libvirt's mock invents addresses")
         else:
             assert running.addresses() == ()
+            proved("feature:addresses")
 
     def test_destroy(self, connection: Hypervisor, make: MakeVM, disk_image: str) -> None:
         """It is gone, its disk is not, and destroying it again does nothing."""
@@ -136,6 +144,23 @@ class LifecycleGroup(SuiteBase):
         other.destroy()
         again = make(disk_image=disk_image)
         assert again.disk_image == disk_image
+
+    def test_destroy_with_its_disk(self, connection: Hypervisor, make: MakeVM, disk_image: str, proved: Proved) -> None:
+        """Only when asked to, and not while another VM has it; without the feature it is refused."""
+        vm = make(disk_image=disk_image)
+        if Feature.DELETE_DISK not in connection.features:
+            with pytest.raises(UnsupportedError, match="disk"):
+                vm.destroy(delete_disk=True)
+            assert_state(vm, State.STOPPED)
+            return
+        vm.destroy(delete_disk=True)
+        assert connection.find(vm.name) is None
+        self.assert_deleted(disk_image)
+        proved("feature:delete-disk")
+
+    def assert_deleted(self, disk_image: str) -> None:
+        """Override it where disk images are not files of this machine."""
+        assert not Path(disk_image).exists()
 
     def test_destroy_of_a_running_vm(self, connection: Hypervisor, running: VM) -> None:
         """It is refused, unless forced."""

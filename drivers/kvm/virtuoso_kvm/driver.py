@@ -2,54 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import MappingProxyType
 
 from virtuoso_core import URI
+from virtuoso_core.diagnosis import Check
 from virtuoso_core.errors import InvalidOptionError
 from virtuoso_core.libvirt_base import LibvirtHypervisor, Wiring, XmlOption
 from virtuoso_core.libvirt_base.hosts import host_can_accelerate
-from virtuoso_core.libvirt_base.networks import Wirings
+from virtuoso_core.libvirt_base.networks import HOST_ONLY, INTERNAL, NAT, Wirings
 from virtuoso_core.libvirt_base.options import BOOT, DISK_FORMAT, HEADLESS, SERIAL_LOG, VNC_PASSWORD
 from virtuoso_core.spec import option_table
 from virtuoso_core.xml import DomainDocument
+
+from .diagnosis import check_account, check_machine
 
 _HOST_MODES = ("host-passthrough", "host-model")
 _CPU_MODES = (*_HOST_MODES, "maximum")
 
 _SYSTEM_NETWORKS: Wirings = MappingProxyType(
     {
-        "nat": (
-            Wiring(
-                "Behind the host's address, on libvirt's network 'default' or another one.",
-                "network",
-                "network",
-                default="default",
-                forward="nat",
-            ),
-        ),
+        "nat": (NAT,),
         "bridged": (
             Wiring("On the host's own network: source is one of its bridges or network cards.", "bridge", "bridge"),
             Wiring("On the host's own network, by macvtap.", "direct", "dev", mode="bridge"),
         ),
-        "host_only": (
-            Wiring(
-                "The host and its guests among themselves.",
-                "network",
-                "network",
-                default="virtuoso-host-only",
-                own=True,
-            ),
-        ),
-        "internal": (
-            Wiring(
-                "Guests among themselves, without the host.",
-                "network",
-                "network",
-                default="virtuoso-internal",
-                addressed=False,
-                own=True,
-            ),
-        ),
+        "host_only": (HOST_ONLY,),
+        "internal": (INTERNAL,),
     }
 )
 
@@ -116,6 +95,7 @@ class KvmHypervisor(LibvirtHypervisor):
     name = "kvm"
     schemes = ("qemu",)
     daemon = "virtqemud"
+    daemon_packages = ("libvirt-daemon-system", "libvirt-daemon-kvm")
     wirings = _SYSTEM_NETWORKS
     bulk_stats = True
     undefine_flags = ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA", "NVRAM", "TPM")
@@ -167,6 +147,16 @@ class KvmHypervisor(LibvirtHypervisor):
     @classmethod
     def _needs_event_loop(cls, uri: URI) -> bool:
         return uri.path == "/embed"
+
+    @classmethod
+    def _diagnose(cls, uri: URI) -> Iterable[Check]:
+        yield from super()._diagnose(uri)
+        yield from check_machine(uri)
+
+    @classmethod
+    def _diagnose_connection(cls, uri: URI) -> Iterable[Check]:
+        yield from check_account(uri, cls.daemon_packages)
+        yield from super()._diagnose_connection(uri)
 
     @classmethod
     def wirings_at(cls, uri: URI) -> Wirings:
