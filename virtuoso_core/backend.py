@@ -70,7 +70,10 @@ class VMBackend(ABC):
     # What a driver supplies for the features that it declares.
 
     def _request_stop(self) -> None:
-        """Ask the guest to stop; return at once. InvalidStateError when it is off already."""
+        """Ask the guest to stop; return at once. InvalidStateError when it is off already.
+
+        UnsupportedError when this guest cannot be asked, for lack of something in it.
+        """
         raise NotImplementedError(f"{type(self).__name__} declares {Feature.SHUTDOWN!r}")
 
     def _reboot(self) -> None:

@@ -73,7 +73,7 @@ class Hypervisor(ABC):
     options: Mapping[str, Option] = MappingProxyType({})
     """The keys that ``vm.set()`` takes here."""
     modifiable: frozenset[str] = frozenset({"name", "memory", "cpus", "disk_image", "networks", "options"})
-    """What of an existing VM can be changed here, where the feature "modify" is: names of fields."""
+    """What of an existing VM can be changed here, where the feature "modify" is: names of fields, or "options.KEY"."""
     mac_prefix: ClassVar[str] = "52:54:00"
     """How the MAC addresses start that are made up for new network cards."""
 

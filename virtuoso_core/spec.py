@@ -171,6 +171,7 @@ class State(StrEnum):
     SUSPENDED = "suspended"
     """Off, with its memory kept on disk: start() goes on where it was."""
     CRASHED = "crashed"
+    """The guest died: nothing is left that could be asked, though its process may still be there."""
     UNKNOWN = "unknown"
 
 

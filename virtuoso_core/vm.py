@@ -14,6 +14,7 @@ from .backend import VMBackend
 from .changes import diff_text, listing, not_applied
 from .errors import (
     ConflictError,
+    HypervisorError,
     ImageInUseError,
     InvalidNetworkError,
     InvalidStateError,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 _ASK_AGAIN = 10.0
 """Seconds after which a guest that still runs is asked again to stop: one that was booting did not hear."""
 
-_OFF = (State.STOPPED, State.SUSPENDED, State.CRASHED)
+_OFF = (State.STOPPED, State.SUSPENDED)
 
 
 class VM(VMBackend):
@@ -324,7 +325,8 @@ class VM(VMBackend):
 
     def _check_modifiable(self, changed: frozenset[str]) -> None:
         hypervisor = self._hypervisor
-        fixed = sorted(name for name in changed if name.partition(".")[0] not in hypervisor.modifiable | {"name"})
+        free = hypervisor.modifiable | {"name"}
+        fixed = sorted(name for name in changed if name not in free and name.partition(".")[0] not in free)
         if fixed:
             raise UnsupportedError(
                 f"The {hypervisor.name} driver cannot change {', '.join(fixed)} of the existing VM {self._title}; "
@@ -430,6 +432,8 @@ class VM(VMBackend):
             self._resume()
         else:
             self._prepare_start(start_networks)
+            if state is State.CRASHED:
+                self._power_off()
             self._start()
         self._emit(EventType.STARTED)
 
@@ -442,13 +446,17 @@ class VM(VMBackend):
 
         Raises:
             StopTimeoutError: with force=False, the guest did not stop in time; the message tells its last state.
-            UnsupportedError: with force=False, this hypervisor cannot ask the guest.
+            UnsupportedError: with force=False, this hypervisor cannot ask the guest, or not this one.
         """
         if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not 0 <= timeout < float("inf"):
             raise InvalidValueError(f"{timeout!r} is not a time to wait.", hint="It is a number of seconds, 0 or more.")
         self._require_saved("cannot be stopped", writing="stop")
         state = self._get_state()
         if state in _OFF:
+            return
+        if state is State.CRASHED:
+            self._power_off()
+            self._emit(EventType.STOPPED)
             return
         can_ask = Feature.SHUTDOWN in self._hypervisor.features
         if not force and not can_ask:
@@ -458,9 +466,13 @@ class VM(VMBackend):
         if can_ask and (timeout > 0 or not force):
             if state is State.PAUSED and Feature.PAUSE in self._hypervisor.features:
                 self._resume()  # a guest that stands still cannot hear
-            state = self._wait_until_off(timeout)
+            try:
+                state = self._wait_until_off(timeout, force)
+            except UnsupportedError:
+                if not force:
+                    raise  # else: a guest that cannot be asked is not waited for
         if state not in _OFF:
-            if not force:
+            if not force and state is not State.CRASHED:
                 raise StopTimeoutError(
                     f"The guest of {self._title} did not stop within {timeout:g} s; it is {state}.",
                     hint="It may ignore the power button. stop() without force=False pulls the plug after its timeout.",
@@ -470,7 +482,7 @@ class VM(VMBackend):
             self._power_off()
         self._emit(EventType.STOPPED)
 
-    def _wait_until_off(self, timeout: float) -> State:
+    def _wait_until_off(self, timeout: float, force: bool) -> State:
         end = time.monotonic() + timeout
         ask_at, pause = time.monotonic(), 0.05
         while True:
@@ -481,8 +493,11 @@ class VM(VMBackend):
                     self._request_stop()
                 except InvalidStateError:
                     pass  # it went off between the look and the call: the next look tells
+                except HypervisorError:
+                    if not force:
+                        raise  # else: the plug is pulled in the end, whatever keeps it from asking
             state = self._get_state()
-            if state in _OFF or time.monotonic() >= end:
+            if state in (*_OFF, State.CRASHED) or time.monotonic() >= end:
                 return state
             time.sleep(max(0.0, min(pause, end - time.monotonic())))
             pause = min(pause * 1.5, 0.5)
@@ -532,7 +547,7 @@ class VM(VMBackend):
         if state is not wants:
             raise InvalidStateError(
                 f"Cannot {doing} the VM {self._title}: it is {state}, not {wants}.",
-                hint="Start it first." if state in _OFF else "",
+                hint="Start it first." if state in (*_OFF, State.CRASHED) else "",
                 vm=self.name,
                 uri=self._hypervisor.uri,
             )
@@ -562,7 +577,7 @@ class VM(VMBackend):
         try:
             image = self._read().disk_image if delete_disk else None
             state = self._get_state()
-            if state not in _OFF and not force:
+            if state not in (*_OFF, State.CRASHED) and not force:
                 raise InvalidStateError(
                     f"The VM {self._title} is {state}; it was not removed.",
                     hint="Stop it first, or pull its plug: vm.destroy(force=True).",

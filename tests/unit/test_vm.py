@@ -11,6 +11,7 @@ from virtuoso_core import (
     URI,
     VM,
     Feature,
+    HypervisorError,
     ImageInUseError,
     InvalidStateError,
     InvalidValueError,
@@ -134,10 +135,10 @@ def test_a_life(make: Make) -> None:
         (State.RUNNING, "start", [], State.RUNNING),
         (State.PAUSED, "start", ["resume"], State.RUNNING),
         (State.SUSPENDED, "start", ["start"], State.RUNNING),
-        (State.CRASHED, "start", ["start"], State.RUNNING),
+        (State.CRASHED, "start", ["power off", "start"], State.RUNNING),
         (State.STOPPED, "stop", [], State.STOPPED),
         (State.SUSPENDED, "stop", [], State.SUSPENDED),
-        (State.CRASHED, "stop", [], State.CRASHED),
+        (State.CRASHED, "stop", ["power off"], State.STOPPED),
         (State.RUNNING, "stop", ["request stop"], State.STOPPED),
         (State.PAUSED, "stop", ["resume", "request stop"], State.STOPPED),
         (State.RUNNING, "pause", ["pause"], State.PAUSED),
@@ -263,7 +264,7 @@ def test_a_vm_that_somebody_paused_where_nobody_can_resume(make: Make, poor: Mem
 # Destroy.
 
 
-@pytest.mark.parametrize("state", [State.STOPPED, State.SUSPENDED, State.CRASHED])
+@pytest.mark.parametrize("state", [State.STOPPED, State.SUSPENDED])
 def test_destroying_what_is_off(make: Make, hypervisor: MemoryHypervisor, state: State) -> None:
     vm = make(state)
     vm.destroy()
@@ -370,3 +371,25 @@ def test_the_title_of_a_vm_is_cut(make: Make) -> None:
     with pytest.raises(InvalidStateError) as caught:
         vm.pause()
     assert len(str(caught.value)) < 200
+
+
+def test_a_crashed_vm_is_removed_with_what_is_left_of_its_process(make: Make, hypervisor: MemoryHypervisor) -> None:
+    vm = make(State.CRASHED)
+    vm.destroy()
+    assert vm.calls == ["power off", "undefine"]
+    assert hypervisor.vms() == []
+
+
+class DeafVM(RecordingVM):
+    """Its hypervisor cannot pass the request on."""
+
+    def _request_stop(self) -> None:
+        raise HypervisorError("nobody answers")
+
+
+def test_a_request_that_fails_ends_with_the_plug(make: Make) -> None:
+    vm = make(State.RUNNING, DeafVM)
+    with pytest.raises(HypervisorError, match="nobody answers"):
+        vm.stop(timeout=0.1, force=False)
+    vm.stop(timeout=0.1)
+    assert vm.state is State.STOPPED

@@ -35,18 +35,20 @@ class SuiteBase:
         hypervisor: the driver's class.
         option_samples: values to try, for an option whose ``choices``, ``kind`` and ``example`` do not give them.
         network_sources: the source to name, for each type of network that needs one.
+        needs_disk: whether no VM can be saved without a disk.
         proof: what a run on the driver's own scheme is worth: "simulated" where a simulator answers.
     """
 
     hypervisor: ClassVar[type[Hypervisor]]
     option_samples: ClassVar[Mapping[str, Sequence[Any]]] = {}
     network_sources: ClassVar[Mapping[str, str]] = {"bridged": "br0"}
+    needs_disk: ClassVar[bool] = False
     proof: ClassVar[Literal["verified", "simulated"]] = "verified"
 
     @pytest.fixture
     def real_uri(self) -> str | None:
         """Where a real hypervisor is, from the environment's VIRTUOSO_TEST_URI_<NAME>; None when none is given."""
-        return os.environ.get(f"VIRTUOSO_TEST_URI_{self.hypervisor.name.upper()}")
+        return os.environ.get(f"VIRTUOSO_TEST_URI_{self.hypervisor.name.upper().replace('-', '_')}")
 
     @pytest.fixture
     def uri(self, real_uri: str | None, tmp_path: Path) -> str:
@@ -71,13 +73,15 @@ class SuiteBase:
         return str(image)
 
     @pytest.fixture
-    def make(self, connection: Hypervisor) -> Iterator[MakeVM]:
+    def make(self, connection: Hypervisor, request: pytest.FixtureRequest) -> Iterator[MakeVM]:
         """Makes a saved VM with a name of its own; all are removed afterwards."""
         made: list[VM] = []
 
         def make(save: bool = True, **fields: Any) -> VM:
             vm = connection.new_vm()
             vm.name = f"virtuoso-suite-{secrets.token_hex(4)}"
+            if self.needs_disk:
+                vm.disk_image = request.getfixturevalue("disk_image")
             for field, value in fields.items():
                 setattr(vm, field, value)
             made.append(vm)

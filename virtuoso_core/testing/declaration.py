@@ -10,7 +10,7 @@ from ..uri import URI
 from ..vm import VM
 from .base import MakeVM, SuiteBase
 
-_DATA = {"name", "schemes", "features", "networks", "options", "mac_prefix", "open"}
+_DATA = {"name", "schemes", "features", "networks", "options", "modifiable", "mac_prefix", "open"}
 
 
 class DeclarationGroup(SuiteBase):

@@ -108,8 +108,8 @@ class FailuresGroup(SuiteBase):
         both = connection.get(vm.uuid)
         assert (both.memory, both.cpus) == (vm.memory, 2)
         mine, theirs = connection.get(vm.uuid), connection.get(vm.uuid)
-        mine.memory += 2048
-        theirs.memory += 4096
+        mine.memory += 64 * 1024
+        theirs.memory += 128 * 1024
         theirs.save()
         with pytest.raises(ConflictError, match="memory") as caught:
             mine.save()
