@@ -86,7 +86,8 @@ def _merge(package: Path, drivers: list[type[Hypervisor]], ran: dict[str, Proofs
         for (kind, on, by), items in sorted(stated[name].items()):
             proves = "".join(f"    {json.dumps(item)},\n" for item in sorted(items))
             head = "".join(
-                f"{key} = {json.dumps(value)}\n" for key, value in dict(driver=name, kind=kind, on=on, by=by).items()
+                f"{key} = {json.dumps(value)}\n"
+                for key, value in {"driver": name, "kind": kind, "on": on, "by": by}.items()
             )
             blocks.append(f"[[proof]]\n{head}proves = [\n{proves}]")
     if any(stated.values()):
