@@ -78,6 +78,7 @@ def _configure(home: Path) -> None:
     settings = ['stdio_handler = "file"']
     if os.getuid() == 0:
         settings += ['user = "root"', 'group = "root"']  # the overlay's folder is closed to others
+        settings += ["namespaces = []"]  # a container may not let QEMU have a mount namespace of its own
     (home / "etc").mkdir()
     (home / "etc" / "qemu.conf").write_text("\n".join(settings) + "\n")
 
