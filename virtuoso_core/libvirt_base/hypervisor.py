@@ -47,6 +47,7 @@ class LibvirtHypervisor(Hypervisor):
 
     features: frozenset[Feature] = frozenset(Feature)
     vm_class: ClassVar[type[LibvirtVM]] = LibvirtVM
+    connection_class: ClassVar[type[Connection]] = Connection
     daemon: ClassVar[str] = "libvirtd"
     """The modular daemon that serves it; "" where libvirt runs the driver inside this process."""
     daemon_packages: ClassVar[tuple[str, str]] = ("libvirt-daemon-system", "libvirt-daemon")
@@ -81,7 +82,7 @@ class LibvirtHypervisor(Hypervisor):
     @classmethod
     def open(cls, uri: URI, *, readonly: bool = False, credentials: Credentials | None = None) -> Self:
         """Connect through libvirt."""
-        connection = Connection(
+        connection = cls.connection_class(
             uri,
             readonly=readonly,
             credentials=credentials,

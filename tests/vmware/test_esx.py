@@ -1,0 +1,395 @@
+"""The driver for VMware's servers on simulators of an ESX host and of a vCenter: the conformance suite, and its own."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from tests.labs.esx.simulator import Simulator, missing_reason
+from virtuoso_core import VM, Hypervisor, State, connect
+from virtuoso_core.errors import (
+    AuthenticationError,
+    ConnectError,
+    ConnectionLostError,
+    HypervisorError,
+    ImageFormatError,
+    ImageNotFoundError,
+    InvalidStateError,
+    InvalidURIError,
+    InvalidValueError,
+    UnsupportedError,
+)
+from virtuoso_core.testing import HypervisorSuite
+from virtuoso_vmware import probe
+from virtuoso_vmware.esx import EsxHypervisor
+
+STORE = "LocalDS_0"
+USER = ("user", "pass")
+
+
+@pytest.fixture(autouse=True)
+def no_auth_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An auth file of the user's would be asked before any other credentials."""
+    monkeypatch.delenv("LIBVIRT_AUTH_FILE", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+
+
+@pytest.fixture(scope="module", params=["esx", "vcenter"])
+def simulator(request: pytest.FixtureRequest) -> Iterator[Simulator]:
+    """Each of the two."""
+    reason = missing_reason()
+    if reason is not None:
+        pytest.skip(reason)
+    with Simulator(request.param) as running:
+        yield running
+
+
+def make_disk(hypervisor: Any, path: str) -> None:
+    """A small disk on the datastore."""
+    from lxml import etree
+
+    volume = etree.Element("volume")
+    etree.SubElement(volume, "name").text = path.removeprefix(f"[{STORE}] ")
+    etree.SubElement(volume, "capacity", unit="MiB").text = "1"
+    etree.SubElement(etree.SubElement(volume, "target"), "format", type="vmdk")
+    native = hypervisor.connection.native
+    native.storagePoolLookupByName(STORE).createXML(etree.tostring(volume, encoding="unicode"), 0)
+
+
+@pytest.fixture
+def hypervisor(simulator: Simulator) -> Iterator[Hypervisor]:
+    """A connection to it."""
+    with connect(simulator.uri, credentials=USER) as opened:
+        yield opened
+
+
+@pytest.fixture
+def disk_image(simulator: Simulator) -> str:
+    """A disk in a folder of its own."""
+    path = f"[{STORE}] {secrets.token_hex(4)}/disk.vmdk"
+    with connect(simulator.uri, credentials=USER) as opened:
+        make_disk(opened, path)
+    return path
+
+
+@pytest.fixture
+def vm(hypervisor: Hypervisor, disk_image: str) -> Iterator[VM]:
+    """A saved VM."""
+    made = hypervisor.new_vm()
+    made.name, made.memory, made.cpus, made.disk_image = f"vm-{secrets.token_hex(4)}", "256 MiB", 1, disk_image
+    made.save()
+    yield made
+    made.destroy(force=True)
+
+
+class TestEsxSuite(HypervisorSuite):
+    hypervisor = EsxHypervisor
+    needs_disk = True
+    proof: ClassVar[Any] = "simulated"
+
+    @pytest.fixture
+    def real_uri(self, simulator: Simulator) -> str:
+        return simulator.uri
+
+    @pytest.fixture
+    def disk_image(self, disk_image: str) -> str:
+        return disk_image
+
+    def connect(self, uri: str, **options: Any) -> Hypervisor:
+        return super().connect(uri, credentials=USER, **options)
+
+    def assert_deleted(self, disk_image: str) -> None:
+        pass  # test_a_disk_is_deleted looks on the datastore
+
+    def test_foreign_xml_survives(self) -> None:
+        pytest.skip("libvirt cannot redefine a VM here: nothing is ever written over")
+
+
+# Opening.
+
+
+def test_wrong_password(simulator: Simulator) -> None:
+    with pytest.raises(AuthenticationError, match="refused the sign-in") as caught:
+        connect(simulator.uri, credentials=("user", "no"))
+    assert "credentials=" in caught.value.hint
+    with pytest.raises(AuthenticationError):
+        connect(simulator.uri.replace("://", "://user:no@"))
+
+
+def test_credentials_in_every_form(simulator: Simulator) -> None:
+    asked = []
+
+    def answer(request: Any) -> str:
+        asked.append((request.kind, request.uri))
+        return {"username": "user", "password": "pass"}[request.kind]
+
+    with connect(simulator.uri, credentials=answer) as hypervisor:
+        assert hypervisor.vms()
+    assert [kind for kind, _ in asked] == ["username", "password"]
+    with connect(simulator.uri.replace("://", "://user:pass@")) as hypervisor:
+        assert hypervisor.vms()
+        assert "pass" not in repr(hypervisor)
+    asked.clear()
+    with connect(simulator.uri.replace("://", "://user@"), credentials=answer):
+        assert [kind for kind, _ in asked] == ["password"]
+
+
+def test_no_credentials(simulator: Simulator) -> None:
+    for credentials in (None, lambda request: None):
+        with pytest.raises(AuthenticationError) as caught:
+            connect(simulator.uri, credentials=credentials)
+        assert all(way in caught.value.hint for way in ("credentials=", "auth.conf", "?authfile=", "LIBVIRT_AUTH_FILE"))
+
+
+def test_auth_file(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(password: str) -> Path:
+        file = tmp_path / f"{password}.conf"
+        host = simulator.address.partition(":")[0]
+        file.write_text(
+            f"[credentials-lab]\nusername=user\npassword={password}\n"
+            f"[auth-esx-{host}]\ncredentials=lab\n[auth-vpx-{host}]\ncredentials=lab\n"
+        )
+        return file
+
+    with connect(f"{simulator.uri}&authfile={write('pass')}") as hypervisor:
+        assert hypervisor.vms()
+    monkeypatch.setenv("LIBVIRT_AUTH_FILE", str(write("pass")))
+    with connect(simulator.uri) as hypervisor:
+        assert hypervisor.vms()
+    monkeypatch.setenv("LIBVIRT_AUTH_FILE", str(write("wrong")))
+    with pytest.raises(AuthenticationError, match=r"wrong\.conf"):
+        connect(simulator.uri, credentials=USER)
+
+
+def test_bad_certificate(simulator: Simulator) -> None:
+    with pytest.raises(ConnectError, match="certificate") as caught:
+        connect(simulator.uri.replace("?no_verify=1", ""), credentials=USER)
+    assert not isinstance(caught.value, AuthenticationError)
+    assert simulator.uri in caught.value.hint
+
+
+def test_the_other_kind_of_server(simulator: Simulator) -> None:
+    other, told = {"esx": ("vpx://{}/DC0/DC0_H0", "esx://"), "vcenter": ("esx://{}/", "vpx://")}[simulator.kind]
+    with pytest.raises(ConnectError, match=told):
+        connect(f"{other.format(simulator.address)}?no_verify=1", credentials=USER)
+
+
+def test_unknown_way_in_a_vcenter(simulator: Simulator) -> None:
+    if simulator.kind == "esx":
+        pytest.skip("a host has no way inside")
+    with pytest.raises(ConnectError, match="/DC0/nowhere"):
+        connect(simulator.uri.replace("DC0_H0", "nowhere"), credentials=USER)
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("esx+ssh://host/", "transport"),
+        ("esx:///", "host"),
+        ("vpx://host/", "DATACENTER"),
+        ("vpx://host/DC0", "DATACENTER"),
+        ("esx://host/?no_verify=2", "no_verify"),
+        ("esx://host/?auto_answer=yes", "auto_answer"),
+        ("esx://host/?transport=tcp", "transport"),
+        ("esx://host/?proxy=ftp://x:1", "proxy"),
+    ],
+)
+def test_uris_that_crash_or_puzzle_libvirt(uri: str, said: str) -> None:
+    with pytest.raises(InvalidURIError, match=said):
+        connect(uri, credentials=USER)
+
+
+def test_nothing_listens() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectError, match="refused"):
+            connect(f"esx://127.0.0.1:{taken.getsockname()[1]}/", credentials=USER)
+
+
+def test_no_such_host() -> None:
+    with pytest.raises(ConnectError, match="cannot be reached"):
+        connect("esx://no-such-host.invalid/", credentials=USER)
+
+
+@pytest.mark.parametrize("query", ["", "?no_verify=1", "?transport=http"])
+def test_a_host_that_hangs(query: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        start = time.monotonic()
+        with pytest.raises(ConnectError, match="did not answer"):
+            connect(f"esx://127.0.0.1:{silent.getsockname()[1]}/{query}", credentials=USER)
+        assert time.monotonic() - start < 5
+
+
+def test_something_else_listens(simulator: Simulator) -> None:
+    uri = simulator.uri.replace("no_verify=1", "transport=http")  # TLS is spoken there
+    with pytest.raises(ConnectError, match="no VMware server"):
+        connect(uri, credentials=USER)
+
+
+def test_nothing_is_printed(simulator: Simulator) -> None:
+    code = "import sys; from virtuoso_core import connect\n"
+    code += "with connect(sys.argv[1], credentials=('user', 'pass')) as hypervisor: hypervisor.summaries()"
+    done = subprocess.run([sys.executable, "-c", code, simulator.uri], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_command_asks_for_nothing_it_has(simulator: Simulator) -> None:
+    uri = simulator.uri.replace("://", "://user:pass@")
+    command = [str(Path(sys.executable).with_name("virtuoso")), "-c", uri, "list", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    assert "_VM0" in done.stdout
+
+
+def test_a_server_that_goes_away() -> None:
+    reason = missing_reason()
+    if reason is not None:
+        pytest.skip(reason)
+    with Simulator("esx") as short:
+        hypervisor = connect(short.uri, credentials=USER)
+    with pytest.raises(ConnectionLostError):
+        hypervisor.vms()
+    hypervisor.close()
+
+
+# Life.
+
+
+def test_whole_life(hypervisor: Hypervisor, disk_image: str) -> None:
+    vm = hypervisor.new_vm()
+    vm.name, vm.memory, vm.disk_image = "whole life", "65 MiB", disk_image
+    assert vm.memory == 68 * 1024
+    card = vm.network("bridged")
+    assert (card.source, card.model) == ("VM Network", "e1000")
+    vm.set("headless", True)  # as all are here
+    vm.set("autostart", True)
+    vm.save()
+    assert vm.options["autostart"] is True
+    vm.start()
+    vm.pause()
+    vm.resume()
+    vm.reboot()
+    assert vm.screenshot()
+    assert vm.addresses() == ()
+    vm.stop()
+    found = hypervisor.find("whole life")
+    assert found is not None
+    found.memory, found.cpus = "1 GiB", 4
+    found.set("autostart", False)
+    found.save()
+    vm.reload()
+    assert (vm.memory, vm.cpus, vm.options["autostart"], vm.networks) == (1024 * 1024, 4, False, (card,))
+    vm.destroy()
+    assert hypervisor.find("whole life") is None
+
+
+def test_a_disk_is_deleted(hypervisor: Hypervisor, vm: VM, disk_image: str) -> None:
+    vm.destroy(delete_disk=True)
+    make_disk(hypervisor, disk_image)  # which fails where there is one
+
+
+def test_disk_images(hypervisor: Hypervisor) -> None:
+    vm = hypervisor.new_vm()
+    vm.name = "no disk"
+    with pytest.raises(InvalidValueError, match="disk_image"):
+        vm.save()
+    with pytest.raises(InvalidValueError, match="datastore"):
+        vm.disk_image = "/images/disk.vmdk"
+    vm.disk_image = f"[{STORE}] a/disk.qcow2"
+    with pytest.raises(ImageFormatError, match="vmdk"):
+        vm.save()
+    assert hypervisor.find("no disk") is None
+
+
+def test_missing_disk(simulator: Simulator, hypervisor: Hypervisor) -> None:
+    if simulator.kind == "vcenter":
+        pytest.skip("the simulated vCenter finds every disk")
+    vm = hypervisor.new_vm()
+    vm.name, vm.disk_image = "no disk", f"[{STORE}] none/disk.vmdk"
+    with pytest.raises(ImageNotFoundError):
+        vm.save()
+    assert hypervisor.find("no disk") is None
+
+
+def test_memory_of_a_running_vm_is_refused_first(vm: VM) -> None:
+    vm.start()
+    vm.memory, vm.cpus = "1 GiB", 4
+    with pytest.raises(InvalidStateError):
+        vm.save()
+    vm.reload()
+    assert (vm.memory, vm.cpus) == (256 * 1024, 1)
+
+
+def test_a_limit_grows_with_the_memory(hypervisor: Hypervisor, vm: VM) -> None:
+    vm.native.setMemory(256 * 1024)  # all of it, as a limit
+    vm.memory = "1 GiB"
+    vm.save()
+    assert '<currentMemory unit="KiB">1048576<' in hypervisor.get(vm.uuid).spec
+
+
+def test_other_changes_are_refused(hypervisor: Hypervisor, vm: VM) -> None:
+    changes: list[Callable[[VM], object]] = [
+        lambda vm: setattr(vm, "disk_image", None),
+        lambda vm: vm.network("bridged"),
+        lambda vm: vm.set("firmware", "uefi"),
+        lambda vm: setattr(vm, "name", "another"),
+    ]
+    for change in changes:
+        edited = hypervisor.get(vm.uuid)
+        edited.memory = "1 GiB"
+        change(edited)
+        with pytest.raises(UnsupportedError):
+            edited.save()
+        assert hypervisor.get(vm.uuid).memory == 256 * 1024
+
+
+@pytest.mark.parametrize("failing", range(3))
+def test_rollback_of_each_call(hypervisor: Any, vm: VM, failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three changes made by three calls, any one that fails takes the others back."""
+    real, made = hypervisor.connection.call, []
+
+    def call(doing: str, *arguments: Any, **named: Any) -> Any:
+        if doing.startswith("change"):
+            made.append(doing)
+            if len(made) == failing + 1:
+                raise HypervisorError("broken on purpose")
+        return real(doing, *arguments, **named)
+
+    before = vm.spec
+    vm.memory, vm.cpus = "1 GiB", 4
+    vm.set("autostart", True)
+    monkeypatch.setattr(hypervisor.connection, "call", call)
+    with pytest.raises(HypervisorError, match="on purpose"):
+        vm.save()
+    again = hypervisor.get(vm.uuid)
+    assert (again.spec, again.options["autostart"]) == (before, False)
+    assert vm.memory == 1024 * 1024  # the edits are still the user's
+    vm.save()
+    assert (hypervisor.get(vm.uuid).cpus, hypervisor.get(vm.uuid).options["autostart"]) == (4, True)
+
+
+def test_a_guest_without_tools(vm: VM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be asked: that is said, or its plug is pulled at once."""
+
+    def deaf() -> None:
+        raise HypervisorError("no tools")
+
+    vm.start()
+    running: Any = vm
+    monkeypatch.setattr(running, "_unless_off", lambda *_: deaf())
+    with pytest.raises(UnsupportedError, match="VMware Tools"):
+        vm.stop(force=False)
+    assert vm.state is State.RUNNING
+    monkeypatch.setattr(running, "_power_off", running._domain.destroy)
+    start = time.monotonic()
+    vm.stop(timeout=30)
+    assert time.monotonic() - start < 10
