@@ -71,6 +71,9 @@ def test_embedded_as_a_user(host: PrivateHost, overlay: Path) -> None:
 @pytest.fixture(scope="module")
 def two() -> Iterator[TwoHosts]:
     """Two hosts that reach each other."""
+    reason = TwoHosts.missing_reason()
+    if reason is not None:
+        pytest.skip(reason)
     with TwoHosts() as two:
         yield two
 

@@ -195,6 +195,12 @@ class TwoHosts:
     tcp_uri = "qemu+tcp://beta/system"
     ssh_uri = "qemu+ssh://root@beta/system?no_tty=1"
 
+    @staticmethod
+    def missing_reason() -> str | None:
+        """Say why two hosts cannot be made here although one can, or return None."""
+        done = _call([TWO_HOSTS_SCRIPT, "check"], timeout=120)
+        return (done.stdout or done.stderr).strip() if done.returncode else None
+
     def __init__(self, *, expose: Iterable[Path] = ()) -> None:
         self._expose = _exposed(expose)
         self.alpha = PrivateHost("alpha", libvirtd=["--listen"])

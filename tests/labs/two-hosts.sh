@@ -6,8 +6,10 @@ here=$(dirname "$(readlink -f "$0")")
 host=$here/host.sh
 keys=$labs/two-hosts
 
-up() {
-    local packages sshd=/usr/sbin/sshd libraries='' name address dir link
+sshd=/usr/sbin/sshd libraries=''
+
+check() { # find what two hosts need, or say what is missing
+    local packages
     packages=$(missing ssh:openssh-client ssh-keygen:openssh-client virt-ssh-helper:libvirt-daemon)
     [ -z "$packages" ] || die "programs are missing; type: apt-get install ${packages% }"
     if [ ! -x "$sshd" ]; then # installing it would open a port of the machine itself
@@ -17,6 +19,13 @@ up() {
     fi
     ! LD_LIBRARY_PATH=$libraries ldd "$sshd" | grep 'not found' >&2 ||
         die "sshd lacks libraries; type: apt-get install openssh-server"
+    [ ! -e "$keys/packages/usr/lib/openssh/sshd-session" ] || [ "$sshd" = /usr/sbin/sshd ] ||
+        die "an OpenSSH of 9.8 or later does not run unpacked; type: apt-get install openssh-server"
+}
+
+up() {
+    local name address dir link
+    check
     mkdir -p "$keys"
     [ -e "$keys/id_ed25519" ] || ssh-keygen -q -t ed25519 -N '' -C virtuoso-lab -f "$keys/id_ed25519"
     [ -e "$keys/host_key" ] || ssh-keygen -q -t ed25519 -N '' -C virtuoso-lab -f "$keys/host_key"
@@ -53,10 +62,11 @@ up() {
 }
 
 case ${1-} in
+    check) check ;;
     up) up ;;
     down) # the wire goes with its ends
         "$host" down alpha
         "$host" down beta
         ;;
-    *) echo "Usage: two-hosts.sh up | down" >&2; exit 2 ;;
+    *) echo "Usage: two-hosts.sh check | up | down" >&2; exit 2 ;;
 esac
