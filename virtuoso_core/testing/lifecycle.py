@@ -8,7 +8,7 @@ import pytest
 
 from ..errors import InvalidStateError, UnsupportedError
 from ..hypervisor import Hypervisor
-from ..spec import Feature, SaveResult, State
+from ..spec import Feature, MiB, SaveResult, State
 from ..vm import VM
 from .base import MakeVM, Proved, SuiteBase
 
@@ -27,6 +27,35 @@ class LifecycleGroup(SuiteBase):
         vm = make(disk_image=disk_image)
         vm.start()
         return vm
+
+    def test_the_same_program_everywhere(self, connection: Hypervisor, make: MakeVM, disk_image: str) -> None:
+        """The guide's program from end to end; nothing in it but the URI and the image knows where it runs."""
+        hypervisor = connection
+        vm = make(save=False)
+        name = vm.name
+        vm.memory = 512 * MiB
+        vm.disk_image = disk_image
+        if "nat" in hypervisor.networks:
+            vm.network("nat")
+        vm.set("headless", True)
+        vm.save()
+        self.run_guest(vm)
+        found = hypervisor.find(name)
+        assert found is not None
+        assert (found.memory, found.disk_image) == (512 * MiB, disk_image)
+        if Feature.MODIFY in hypervisor.features:
+            found.memory += 64 * MiB
+            assert found.save() is SaveResult.APPLIED
+            assert hypervisor.get(name).memory == 576 * MiB
+        found.destroy()
+        assert hypervisor.find(name) is None
+
+    def run_guest(self, vm: VM) -> None:
+        """Override it where no guest can be started."""
+        vm.start()
+        assert_state(vm, State.RUNNING)
+        vm.stop(timeout=1)
+        assert_state(vm, State.STOPPED)
 
     def test_new_vm_is_not_there_yet(self, connection: Hypervisor, make: MakeVM) -> None:
         """It is only yours until it is saved."""
