@@ -1,4 +1,4 @@
-"""wheels.py NAME=BIN ...: what environments made from wheels alone must do, one with the core and one a driver; by .ci/run."""
+"""wheels.py PACKAGE=BIN ...: what environments made from wheels alone must do: the core, and it with one driver."""
 
 from __future__ import annotations
 

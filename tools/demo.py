@@ -84,7 +84,7 @@ def _configure(home: Path) -> None:
 
 
 def _overlay(image: Path, home: Path) -> str:
-    from virtuoso_core.libvirt_base.images import probe_format
+    from virtuoso_core.images import probe_format
 
     path = home / "disk.qcow2"
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", probe_format(str(image)), "-b", str(image), str(path)]

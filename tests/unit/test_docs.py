@@ -422,8 +422,9 @@ def test_every_environment_variable_is_in_the_guide() -> None:
     assert "VIRTUOSO_DEFAULT_URI" in used
     (rows,) = tables(GUIDE, "variable")
     told = {name for row in rows for name in row[0].split(", ")}
-    examples = {"VIRTUOSO_TEST_URI_KVM", "VIRTUOSO_TEST_URI"}
-    assert {name for name in used - examples if name not in told} == set()
+    # the guide has one row for the suites of all drivers
+    used = {name for name in used if not name.startswith("VIRTUOSO_TEST_URI")}
+    assert used - told == set()
 
 
 def test_architecture_names_every_module() -> None:

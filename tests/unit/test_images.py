@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from virtuoso_core import images
 from virtuoso_core.errors import ImageError, ImageFormatError, ImageNotFoundError
-from virtuoso_core.libvirt_base import images
 
 needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask the kernel on behalf of other users")

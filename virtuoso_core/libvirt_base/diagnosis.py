@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from shlex import quote
 from typing import TYPE_CHECKING, Literal
 
+from .. import images
 from ..diagnosis import Check, install, join_group, user_name
 from ..errors import HypervisorError, ImageError, ImageFormatError, UnsupportedError
 from ..uri import URI
-from . import images
 from .binding import build_commands
 from .hosts import VIRTUALIZATION, processor_flags
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
+from .. import images
 from ..diagnosis import Check
 from ..errors import (
     HypervisorError,
@@ -26,7 +27,7 @@ from ..spec import Feature, Network, State, VMSpec, VMSummary
 from ..uri import URI
 from ..vm import VM
 from ..xml import Disk, Document, DomainDocument, Interface
-from . import diagnosis, images
+from . import diagnosis
 from .binding import libvirt
 from .connection import Connection
 from .networks import HostNetworks, Wiring, Wirings

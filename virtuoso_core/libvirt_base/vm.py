@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .. import images
 from ..errors import (
     HypervisorError,
     ImageInUseError,
@@ -21,7 +22,6 @@ from ..errors import (
 from ..spec import Address, SaveResult, State, VMSpec
 from ..vm import VM
 from ..xml import DomainDocument
-from . import images
 from .binding import libvirt
 from .errors import is_code
 

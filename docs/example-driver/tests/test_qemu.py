@@ -19,7 +19,6 @@ from virtuoso_core import VM, Hypervisor, SaveResult, State, connect
 from virtuoso_core.errors import (
     ConnectError,
     HypervisorError,
-    ImageFormatError,
     ImageNotFoundError,
     InvalidNetworkError,
 )
@@ -232,7 +231,7 @@ def test_what_is_refused(vm: VM, tmp_path: Path) -> None:
     with pytest.raises(ImageNotFoundError, match="missing"):
         vm.save()
     vm.disk_image = tmp_path
-    with pytest.raises(ImageFormatError):
+    with pytest.raises(ImageNotFoundError, match="directory"):
         vm.save()
     vm.reload()
     assert vm.disk_image is None

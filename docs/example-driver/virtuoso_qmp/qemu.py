@@ -17,7 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from virtuoso_core.errors import ImageFormatError, ImageNotFoundError, ImageUnreadableError
+from virtuoso_core.errors import ImageUnreadableError
+from virtuoso_core.images import check_image, probe_format
 
 from .store import Document
 
@@ -43,15 +44,10 @@ def kvm_is_usable() -> bool:
 
 def image_format(path: str) -> str:
     """What the image's content says; the ending of its name proves nothing."""
-    if not os.path.exists(path):
-        raise ImageNotFoundError(f"There is no disk image {path}.", hint=f"{QEMU_IMG} create -f qcow2 '{path}' 20G")
+    check_image(path)
     if not os.access(path, os.R_OK | os.W_OK):
         raise ImageUnreadableError(f"You may not read and write the disk image {path}.", hint=f"See: ls -l '{path}'")
-    asked = [QEMU_IMG, "info", "--force-share", "--output=json", path]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise ImageFormatError(f"{path} is no disk image: {done.stderr.strip()}.")
-    return str(json.loads(done.stdout)["format"])
+    return probe_format(path)
 
 
 def command(document: Document, folder: Path, here: str) -> list[str]:

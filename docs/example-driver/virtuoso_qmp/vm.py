@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virtuoso_core import VM, SaveResult, State, VMSpec
-from virtuoso_core.errors import HypervisorError, ImageError, InvalidStateError, VMExistsError, VMNotFoundError
+from virtuoso_core.errors import HypervisorError, InvalidStateError, VMExistsError, VMNotFoundError
+from virtuoso_core.images import delete_image
 
 from . import qemu, store
 
@@ -162,9 +163,7 @@ class QmpVM(VM):
             picture.unlink(missing_ok=True)
 
     def _delete_image(self, path: str) -> None:
-        if not os.path.isfile(path):
-            raise ImageError(f"{path} is not a file; it was not deleted.", hint="Wipe or remove it by hand.")
-        self._hypervisor.call("delete the disk image", os.unlink, path)
+        self._hypervisor.call("delete the disk image", delete_image, path)
 
     def _native(self) -> Any:
         """Takes any command of QMP: ``vm.native("query-block")``."""

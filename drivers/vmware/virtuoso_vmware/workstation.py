@@ -28,10 +28,10 @@ from virtuoso_core.errors import (
     VMNotFoundError,
 )
 from virtuoso_core.hypervisor import Credentials
+from virtuoso_core.images import check_image
 from virtuoso_core.libvirt_base import LibvirtVM, Wiring
 from virtuoso_core.libvirt_base.binding import libvirt
 from virtuoso_core.libvirt_base.connection import Connection
-from virtuoso_core.libvirt_base.images import check_image
 from virtuoso_core.spec import Feature, Network, Option, SaveResult, State, VMSpec, VMSummary, option_table
 from virtuoso_core.vm import VM
 from virtuoso_core.xml import DomainDocument, Interface

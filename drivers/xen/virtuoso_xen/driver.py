@@ -12,8 +12,8 @@ from typing import Any
 from virtuoso_core import URI
 from virtuoso_core.diagnosis import Check
 from virtuoso_core.errors import HypervisorError, UnsupportedError
+from virtuoso_core.images import HostUser
 from virtuoso_core.libvirt_base import LibvirtHypervisor, LibvirtVM, Wiring, XmlOption
-from virtuoso_core.libvirt_base.images import HostUser
 from virtuoso_core.libvirt_base.networks import HOST_ONLY, INTERNAL, NAT
 from virtuoso_core.libvirt_base.options import BOOT, DISK_FORMAT, HEADLESS, VNC_PASSWORD, absolute_path
 from virtuoso_core.spec import Feature, State, VMSpec, option_table

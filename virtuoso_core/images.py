@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from ..errors import ImageError, ImageFormatError, ImageNotFoundError
+from .errors import ImageError, ImageFormatError, ImageNotFoundError
 
 _ACL = "system.posix_acl_access"
 _ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP, _ACL_MASK = 0x02, 0x04, 0x08, 0x10
