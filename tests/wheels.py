@@ -9,6 +9,8 @@ from typing import Any
 
 PACKAGES = {"qemu": "virtuoso-kvm", "xen": "virtuoso-xen", "vbox": "virtuoso-vbox", "esx": "virtuoso-vmware"}
 
+WITHOUT_LIBVIRT = {"virtuoso-vbox"}
+
 
 def run(folder: str, *words: str) -> tuple[int, Any, str]:
     """A `virtuoso --json` command: its exit code, its document, its standard error."""
@@ -28,11 +30,13 @@ def check_core(folder: str) -> None:
 
 
 def check_driver(package: str, folder: str) -> None:
-    """A driver beside the core: it loads, and libvirt came with it."""
+    """A driver beside the core: it loads, and libvirt came with it where it needs that."""
     code, plugins, said = run(folder, "drivers")
     assert code == 0, said
     assert {plugin["status"] for plugin in plugins} == {"ok"}, plugins
     assert {plugin["distribution"] for plugin in plugins} == {"virtuoso-core", package}, plugins
+    if package in WITHOUT_LIBVIRT:
+        return
     code, listed, said = run(folder, "-c", "test:///default", "list")
     assert code == 0, said
     assert [vm["name"] for vm in listed] == ["test"], listed
