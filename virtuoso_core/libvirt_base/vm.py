@@ -189,8 +189,9 @@ class LibvirtVM(VM):
         if state_of(state) is State.PAUSED and reason == libvirt().VIR_DOMAIN_PAUSED_UNKNOWN:
             raise HypervisorError(
                 f"The VM {self.name!r} was started on {self._hypervisor.uri} and stands still, for no reason given: "
-                "its acceleration does not work.",
-                hint="Pull its plug, vm.stop(timeout=0), then vm.set('accel', 'tcg') and save. See: virtuoso doctor",
+                "the processor cannot run it.",
+                hint="Pull its plug, vm.stop(timeout=0); choose another acceleration where vm.set() takes one, such as "
+                "vm.set('accel', 'tcg'). See: virtuoso doctor",
                 vm=self.name,
                 uri=self._hypervisor.uri,
             )
