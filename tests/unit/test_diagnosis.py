@@ -20,9 +20,9 @@ pytest.importorskip("libvirt")
 pytest.importorskip("virtuoso_kvm")
 
 import virtuoso_kvm.diagnosis as kvm
-from virtuoso_core import URI, ConnectError, connect
+from virtuoso_core import URI, ConnectError, connect, images
 from virtuoso_core import diagnosis as words
-from virtuoso_core.libvirt_base import LibvirtHypervisor, diagnosis, images
+from virtuoso_core.libvirt_base import LibvirtHypervisor, diagnosis
 from virtuoso_core.testdriver.driver import TestHypervisor
 from virtuoso_kvm.driver import KvmHypervisor
 
