@@ -62,6 +62,7 @@ def uri_from_environment() -> str | None:
 
 def _first_that_works(driver: str | None, readonly: bool, credentials: Credentials | None) -> Hypervisor:
     from .plugins import Status, default_registry
+    from .plugins.packages import EXAMPLE_PACKAGE
 
     attempts: list[tuple[str, VirtuosoError]] = []
     for uri in default_registry().default_uris():
@@ -72,7 +73,7 @@ def _first_that_works(driver: str | None, readonly: bool, credentials: Credentia
     broken = [str(plugin.error) for plugin in default_registry().plugins if plugin.status is not Status.OK]
     if not attempts:
         message = "No installed driver proposes a hypervisor to connect to."
-        hint = "Install one, such as virtuoso-kvm, or name a URI: connect('qemu:///system')."
+        hint = f"Install one, such as {EXAMPLE_PACKAGE}, or name a URI: connect('qemu:///system')."
     else:
         message = "No hypervisor works here." + "".join(f"\n  {uri}: {error}" for uri, error in attempts)
         hint = "Name another one: connect('qemu+ssh://host/system'). More: virtuoso doctor"

@@ -113,11 +113,13 @@ def _judge_needs(attempts: Sequence[_Attempt]) -> Iterator[Check]:
 def _judge(attempts: Sequence[_Attempt]) -> Iterator[Check]:
     """Of those that ``connect()`` would try by itself, one that works is enough."""
     if not attempts:
+        from ..plugins.packages import EXAMPLE_PACKAGE
+
         yield Check(
             "Connection",
             "fail",
             "No installed driver proposes a hypervisor to connect to.",
-            "Install one: pip install virtuoso-kvm\nor name one: virtuoso -c qemu+ssh://host/system doctor",
+            f"Install one: pip install {EXAMPLE_PACKAGE}\nor name one: virtuoso -c qemu+ssh://host/system doctor",
         )
     works = any(attempt.error is None for attempt in attempts)
     for attempt in attempts:

@@ -44,7 +44,9 @@ def drivers(options: bool, capabilities: bool) -> None:
             [(p.name, p.distribution, p.version, " ".join(p.schemes), p.status, str(p.error or "")) for p in plugins],
         )
     else:
-        say("No driver is installed. Install one, such as: pip install virtuoso-kvm")
+        from ..plugins.packages import EXAMPLE_PACKAGE
+
+        say(f"No driver is installed. Install one, such as: pip install {EXAMPLE_PACKAGE}")
 
 
 def _described(plugin: Plugin) -> dict[str, Any]:

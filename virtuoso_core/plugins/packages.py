@@ -18,3 +18,6 @@ SCHEME_PACKAGES: Mapping[str, str] = MappingProxyType(
         "vmwarefusion": "virtuoso-vmware",
     }
 )
+
+EXAMPLE_PACKAGE = SCHEME_PACKAGES["qemu"]
+"""What to advise where nothing says which hypervisor is meant."""
