@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from shlex import quote
-from typing import Any
+from typing import Any, ClassVar
 
 from ..diagnosis import Check, join_group
 from ..errors import AuthenticationError, ConnectError, VirtuosoError
@@ -30,6 +30,9 @@ class Connection:
     Raises:
         MissingLibvirtError, AuthenticationError, ConnectError
     """
+
+    lost_hint: ClassVar[str] = "Start its daemon again if it stopped: sudo systemctl start libvirtd."
+    """What to do when the connection broke."""
 
     def __init__(
         self,
@@ -98,7 +101,9 @@ class Connection:
         try:
             return function(*args)
         except libvirt().libvirtError as error:
-            raise translate(error, doing=doing, uri=self.uri, alive=self.is_alive, vm=vm) from error
+            raise translate(
+                error, doing=doing, uri=self.uri, alive=self.is_alive, lost_hint=self.lost_hint, vm=vm
+            ) from error
 
     def is_alive(self) -> bool:
         """Whether the connection still works, as far as this end knows."""

@@ -36,7 +36,7 @@ def is_code(error: BaseException | None, *names: str) -> bool:
 
 
 def translate(
-    error: Any, *, doing: str, uri: object, alive: Callable[[], bool], vm: str | None = None
+    error: Any, *, doing: str, uri: object, alive: Callable[[], bool], lost_hint: str, vm: str | None = None
 ) -> VirtuosoError:
     """The exception to raise for a libvirtError.
 
@@ -45,6 +45,7 @@ def translate(
         doing: what was tried, after "could not", such as "start the VM 'web'".
         uri: where, without a password.
         alive: tells whether the connection still works; asked only where the answer matters.
+        lost_hint: what to do where it does not.
         vm: the VM concerned.
     """
     code = error.get_error_code()
@@ -57,7 +58,7 @@ def translate(
     if not alive():
         return ConnectionLostError(
             f"The connection to {uri} broke: {said}",
-            hint="Start its daemon again if it stopped (systemctl start libvirtd), then call connect() again.",
+            hint=f"{lost_hint} Then call connect() again.",
             **where,
         )
     if code in codes("OPERATION_DENIED"):

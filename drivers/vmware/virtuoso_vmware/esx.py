@@ -62,6 +62,8 @@ def _check_uri(uri: URI) -> None:
 class EsxConnection(Connection):
     """Signed in once, libvirt's driver says that it is alive for ever."""
 
+    lost_hint = "Is the host up, and the way to it open?"
+
     def is_alive(self) -> bool:
         """Whether the host still answers; asked after errors only."""
         try:
