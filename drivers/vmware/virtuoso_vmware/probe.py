@@ -39,16 +39,14 @@ def server_kind(uri: URI) -> str:
         message = f"the certificate of {where} is not trusted: {error.verify_message}"
         hint = f"Install the authority that signed it, or do without the check: {_unverified(uri)}"
     except ssl.SSLError as error:
-        message, hint = (
-            f"{where} does not speak TLS: {error.reason}",
-            "Is the port right?",
-        )
+        message, hint = f"{where} does not speak TLS: {error.reason}", "Is the port right?"
     except TimeoutError:
         message, hint = f"{where} did not answer within {TIMEOUT:g} s", "Is the host up, and no firewall between?"
+    except (http.client.HTTPException, XMLParseError, ConnectionResetError, BrokenPipeError):
+        # a reset is how some servers answer what they do not understand
+        message, hint = f"what answers on {where} is no VMware server", "Is the port right?"
     except OSError as error:
         message, hint = f"{where} cannot be reached: {error.strerror or error}", "Is the host up, and the port right?"
-    except (http.client.HTTPException, XMLParseError):
-        message, hint = f"what answers on {where} is no VMware server", "Is the port right?"
     else:
         if kind is not None:
             return kind.text or ""
