@@ -182,9 +182,8 @@ class LibvirtHypervisor(Hypervisor):
         """State, memory and processors of all VMs in one call."""
         binding, native = libvirt(), self.connection.native
         wanted = binding.VIR_DOMAIN_STATS_STATE | binding.VIR_DOMAIN_STATS_BALLOON | binding.VIR_DOMAIN_STATS_VCPU
-        busy = (
-            binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-        )  # a VM in the middle of a long job must not block a list
+        # a VM in the middle of a long job must not block a list
+        busy = binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
         found: list[tuple[Any, dict[str, Any]]] = self.connection.call(
             "list the VMs", native.getAllDomainStats, wanted, busy
         )

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 from ..errors import ConnectError
 from ..hypervisor import Credentials
 from ..libvirt_base import LibvirtHypervisor, Wiring
-from ..libvirt_base.networks import Wirings
+from ..libvirt_base.networks import HOST_ONLY, INTERNAL, NAT, Wirings
 from ..libvirt_base.options import BOOT, HEADLESS, VNC_PASSWORD
 from ..spec import Feature, option_table
 from ..uri import URI
@@ -32,27 +32,10 @@ class TestHypervisor(LibvirtHypervisor):
     options = option_table(HEADLESS, VNC_PASSWORD, BOOT)
     wirings: ClassVar[Wirings] = MappingProxyType(
         {
-            "nat": (Wiring("The mock's network 'default'.", "network", "network", default="default", forward="nat"),),
+            "nat": (NAT,),
             "bridged": (Wiring("A bridge, never looked for.", "bridge", "bridge", default="br0"),),
-            "host_only": (
-                Wiring(
-                    "A network of the host and its guests.",
-                    "network",
-                    "network",
-                    default="virtuoso-host-only",
-                    own=True,
-                ),
-            ),
-            "internal": (
-                Wiring(
-                    "A network of guests only.",
-                    "network",
-                    "network",
-                    default="virtuoso-internal",
-                    addressed=False,
-                    own=True,
-                ),
-            ),
+            "host_only": (HOST_ONLY,),
+            "internal": (INTERNAL,),
         }
     )
 
