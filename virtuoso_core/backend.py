@@ -5,11 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from .errors import UnsupportedError
+from .errors import UnsupportedError, VMExistsError
 from .spec import Address, Feature, SaveResult, State, VMSpec
 
 if TYPE_CHECKING:
     from .hypervisor import Hypervisor
+
+
+def name_taken(name: str, other: VMBackend) -> VMExistsError:
+    """The error for a name that another VM has."""
+    uri = other._hypervisor.uri
+    return VMExistsError(
+        f"There is already a VM {name!r} on {uri}, with the UUID {other._uuid}.",
+        hint="Choose another name, or change that one: hypervisor.get(name).",
+        vm=name,
+        uri=uri,
+    )
 
 
 class VMBackend(ABC):

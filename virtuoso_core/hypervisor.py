@@ -202,18 +202,23 @@ class Hypervisor(ABC):
         """A VM that is not saved yet, with this hypervisor's defaults."""
 
     @abstractmethod
-    def _find_vm(self, key: str) -> VM:
-        """The VM with that name or UUID. Raises VMNotFoundError, and only then, when there is none."""
-
-    @abstractmethod
     def _list_vms(self) -> Iterable[VM]:
         """Every VM, in any order, in a fixed number of calls."""
 
-    @abstractmethod
-    def _close(self) -> None:
-        """Let go of the connection. Never raises because it is already broken."""
-
     # What a driver may supply.
+
+    def _close(self) -> None:
+        """Let go of the connection, where one is held. Never raises because it is already broken."""
+
+    def _find_vm(self, key: str) -> VM:
+        """The VM with that UUID or name. Override where that takes fewer calls than a list.
+
+        Raises VMNotFoundError, and only then, when there is none.
+        """
+        found = list(self._list_vms())
+        for vm in (*(vm for vm in found if vm.uuid == key.lower()), *(vm for vm in found if vm.name == key)):
+            return vm
+        raise VMNotFoundError(f"There is no VM {_clip(key)} on {self.uri}.", vm=key, uri=self.uri)
 
     def _summaries(self) -> Iterable[VMSummary]:
         """Override where one call tells about many VMs."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from .backend import VMBackend
+from .backend import VMBackend, name_taken
 from .changes import diff_text, listing, not_applied
 from .errors import (
     ConflictError,
@@ -316,8 +316,7 @@ class VM(VMBackend):
                 f"{self._hypervisor.uri} accepted new settings for the VM {self._title} and kept "
                 f"{listing(kept, found, options)} instead of {listing(kept, target, options)}. The VM is as it was.",
                 hint="Its configuration fixes that elsewhere: look at vm.spec.",
-                vm=self.name,
-                uri=self._hypervisor.uri,
+                **self._where,
             )
         self._known_name = found.name
         self._remember(found)
@@ -345,8 +344,7 @@ class VM(VMBackend):
                 f"and you want {listing(fields, draft, options)}. Nothing was written.",
                 hint="Call vm.reload() and edit again, or vm.save(force=True) to have your way.",
                 fields=fields,
-                vm=self.name,
-                uri=self._hypervisor.uri,
+                **self._where,
             )
 
     def reload(self) -> None:
@@ -476,8 +474,7 @@ class VM(VMBackend):
                 raise StopTimeoutError(
                     f"The guest of {self._title} did not stop within {timeout:g} s; it is {state}.",
                     hint="It may ignore the power button. stop() without force=False pulls the plug after its timeout.",
-                    vm=self.name,
-                    uri=self._hypervisor.uri,
+                    **self._where,
                 )
             self._power_off()
         self._emit(EventType.STOPPED)
@@ -548,8 +545,7 @@ class VM(VMBackend):
             raise InvalidStateError(
                 f"Cannot {doing} the VM {self._title}: it is {state}, not {wants}.",
                 hint="Start it first." if state in (*_OFF, State.CRASHED) else "",
-                vm=self.name,
-                uri=self._hypervisor.uri,
+                **self._where,
             )
         act()
         self._emit(event)
@@ -581,8 +577,7 @@ class VM(VMBackend):
                 raise InvalidStateError(
                     f"The VM {self._title} is {state}; it was not removed.",
                     hint="Stop it first, or pull its plug: vm.destroy(force=True).",
-                    vm=self.name,
-                    uri=self._hypervisor.uri,
+                    **self._where,
                 )
             if image is not None:
                 self._check_image_free(image)
@@ -604,8 +599,7 @@ class VM(VMBackend):
                     raise ImageInUseError(
                         f"The VM {self._title} was not removed: its disk {image} is the disk of {other.name!r} too.",
                         hint="Leave out delete_disk.",
-                        vm=self.name,
-                        uri=self._hypervisor.uri,
+                        **self._where,
                     )
             except VMNotFoundError:
                 continue  # deleted while we looked
@@ -641,6 +635,17 @@ class VM(VMBackend):
     def _title(self) -> str:
         name = self.name
         return repr(name if len(name) <= 60 else name[:57] + "...")
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        """For every error about this VM: ``raise InvalidStateError("...", **self._where)``."""
+        return {"vm": self._known_name or self.name, "uri": self._hypervisor.uri}
+
+    def _check_name_free(self, name: str) -> None:
+        """Raise VMExistsError when another VM has that name, for hypervisors that do not look themselves."""
+        for other in self._hypervisor._list_vms():
+            if other._known_name == name and other._uuid != self._uuid:
+                raise name_taken(name, other)
 
     def _current(self) -> VMSpec:
         if self._draft is None:

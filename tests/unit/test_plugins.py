@@ -167,12 +167,11 @@ REJECTED = {
     "None": (returning("None"), ["returned None from virtuoso_hypervisors"]),
     "unfinished": (
         returning("[Half]", UNFINISHED),
-        ["Half", "unfinished"]
-        + [f"it lacks the method {name}()" for name in ("_close", "_find_vm", "_list_vms", "_new_vm")],
+        ["Half", "unfinished"] + [f"it lacks the method {name}()" for name in ("_list_vms", "_new_vm")],
     ),
     "no name": (
         returning("[Half]", UNFINISHED.replace('name = "half"', "pass")),
-        ["it declares no name", "it lacks the method _close()"],
+        ["it declares no name", "it lacks the method _list_vms()"],
     ),
     "schemes is a text": (
         returning("[Half]", UNFINISHED.replace('("half",)', '"half"')),

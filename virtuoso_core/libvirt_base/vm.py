@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import images
+from ..backend import name_taken
 from ..errors import (
     HypervisorError,
     ImageInUseError,
@@ -99,12 +100,7 @@ class LibvirtVM(VM):
             return None
         if other.name != name or other.uuid == self._uuid:
             return None
-        return VMExistsError(
-            f"There is already a VM {name!r} on {hypervisor.uri}, with the UUID {other.uuid}.",
-            hint="Choose another name, or change that one: hypervisor.get(name).",
-            vm=name,
-            uri=hypervisor.uri,
-        )
+        return name_taken(name, other)
 
     def _define(self, document: DomainDocument, *, validate: bool) -> Any:
         native = self._hypervisor.connection.native
@@ -121,8 +117,7 @@ class LibvirtVM(VM):
             raise InvalidStateError(
                 f"The VM {self._known_name!r} is running: it cannot be renamed now.",
                 hint="Stop it first.",
-                vm=self._known_name,
-                uri=self._hypervisor.uri,
+                **self._where,
             )
         if rest:
             patched = self._document.copy()
@@ -192,8 +187,7 @@ class LibvirtVM(VM):
                 "the processor cannot run it.",
                 hint="Pull its plug, vm.stop(timeout=0); choose another acceleration where vm.set() takes one, such as "
                 "vm.set('accel', 'tcg'). See: virtuoso doctor",
-                vm=self.name,
-                uri=self._hypervisor.uri,
+                **self._where,
             )
 
     def _request_stop(self) -> None:
@@ -212,7 +206,8 @@ class LibvirtVM(VM):
         except (InvalidStateError, HypervisorError) as error:
             if self._get_state() in (State.STOPPED, State.SUSPENDED, State.CRASHED):
                 raise InvalidStateError(
-                    f"The VM {self.name!r} is off.", vm=self.name, uri=self._hypervisor.uri
+                    f"The VM {self.name!r} is off.",
+                    **self._where,
                 ) from error
             raise
 
@@ -275,8 +270,7 @@ class LibvirtVM(VM):
                 f"{blocked} on the way to {path}.",
                 hint=f"Let it pass: sudo setfacl -m u:{who.name}:x {shlex.quote(blocked)}; "
                 "or move the image to /var/lib/libvirt/images.",
-                vm=self.name,
-                uri=self._hypervisor.uri,
+                **self._where,
             )
 
     def _check_unused(self, paths: set[str]) -> None:
@@ -297,8 +291,7 @@ class LibvirtVM(VM):
                     f"The VM {self.name!r} cannot start: its disk {min(taken)} is in use by the running VM "
                     f"{domain.name()!r}.",
                     hint=f"Stop {domain.name()!r} first, or give this VM a disk of its own.",
-                    vm=self.name,
-                    uri=self._hypervisor.uri,
+                    **self._where,
                 )
 
     def _delete_image(self, path: str) -> None:

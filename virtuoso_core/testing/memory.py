@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import ClassVar, Self
 
-from ..errors import InvalidStateError, VMExistsError, VMNotFoundError
+from ..errors import InvalidStateError, VMNotFoundError
 from ..hypervisor import Credentials, Hypervisor, default_spec
 from ..plugins import hookimpl
 from ..spec import Feature, Option, SaveResult, State, VMSpec, VMSummary, option_table
@@ -75,14 +75,6 @@ class MemoryHypervisor(Hypervisor):
     def _new_vm(self) -> VM:
         return MemoryVM(self, defaults=default_spec())
 
-    def _find_vm(self, key: str) -> VM:
-        with self.host.lock:
-            named = (identity for identity, spec in self.host.specs.items() if spec.name == key)
-            identity = key if key in self.host.specs else next(named, None)
-            if identity is not None:
-                return MemoryVM(self, name=self.host.specs[identity].name, uuid=identity)
-        raise VMNotFoundError(f"There is no VM {key!r} on {self.uri}.", vm=key, uri=self.uri)
-
     def _list_vms(self) -> Iterable[VM]:
         with self.host.lock:
             return [MemoryVM(self, name=spec.name, uuid=identity) for identity, spec in self.host.specs.items()]
@@ -93,9 +85,6 @@ class MemoryHypervisor(Hypervisor):
                 VMSummary(spec.name, identity, self.host.states[identity], spec.memory, spec.cpus)
                 for identity, spec in self.host.specs.items()
             ]
-
-    def _close(self) -> None:
-        pass
 
 
 class MemoryVM(VM):
@@ -135,15 +124,6 @@ class MemoryVM(VM):
         with self._hypervisor.host.lock:
             self._saved()
             self._hypervisor.host.specs[self._uuid] = self._before
-
-    def _check_name_free(self, name: str) -> None:
-        if any(spec.name == name and key != self._uuid for key, spec in self._hypervisor.host.specs.items()):
-            raise VMExistsError(
-                f"There is already a VM {name!r} on {self._hypervisor.uri}.",
-                hint="Choose another name.",
-                vm=name,
-                uri=self._hypervisor.uri,
-            )
 
     def _render(self, spec: VMSpec, changed: frozenset[str]) -> str:
         plain = spec.values() | {"networks": [str(network) for network in spec.networks]}
