@@ -14,23 +14,23 @@ Importing this loads no plugin, no libvirt and no lxml::
 
 from . import errors
 from .connect import connect
+from .console import Console
 from .errors import *  # noqa: F403
-from .events import Event, EventType
-from .hypervisor import CredentialRequest, Credentials, Hypervisor
-from .spec import (
+from .events import Event, EventStream, EventType
+from .facts import (
     Address,
-    Feature,
-    GiB,
-    MiB,
-    Network,
-    Option,
-    SaveResult,
-    State,
-    VMSpec,
+    AddressReport,
+    DiskInfo,
+    Display,
+    Progress,
+    RunResult,
+    Screenshot,
+    Snapshot,
+    Stats,
     VMSummary,
-    format_memory,
-    parse_memory,
 )
+from .hypervisor import CredentialRequest, Credentials, Hypervisor
+from .spec import Feature, GiB, MiB, Network, Option, SaveResult, State, VMSpec, format_memory, parse_memory
 from .uri import URI
 from .vm import VM
 
@@ -40,9 +40,14 @@ __all__ = [
     "URI",
     "VM",
     "Address",
+    "AddressReport",
+    "Console",
     "CredentialRequest",
     "Credentials",
+    "DiskInfo",
+    "Display",
     "Event",
+    "EventStream",
     "EventType",
     "Feature",
     "GiB",
@@ -50,8 +55,13 @@ __all__ = [
     "MiB",
     "Network",
     "Option",
+    "Progress",
+    "RunResult",
     "SaveResult",
+    "Screenshot",
+    "Snapshot",
     "State",
+    "Stats",
     "VMSpec",
     "VMSummary",
     "connect",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import UnsupportedError, VMExistsError
-from .spec import Address, Feature, SaveResult, State, VMSpec
+from .facts import AddressReport, Display, Progress, RunResult, Snapshot
+from .spec import Feature, SaveResult, State, VMSpec
 
 if TYPE_CHECKING:
+    from .console import Console
     from .hypervisor import Hypervisor
 
 
@@ -99,8 +102,8 @@ class VMBackend(ABC):
         """Let it go on; it is paused."""
         raise NotImplementedError(f"{type(self).__name__} declares {Feature.PAUSE!r}")
 
-    def _addresses(self) -> tuple[Address, ...]:
-        """The addresses known now, from the best source that knows any."""
+    def _address_reports(self) -> Iterable[AddressReport]:
+        """What each source answers, the best first. Give them one by one: a later one is not asked in vain."""
         raise NotImplementedError(f"{type(self).__name__} declares {Feature.ADDRESSES!r}")
 
     def _screenshot(self) -> bytes:
@@ -110,6 +113,63 @@ class VMBackend(ABC):
     def _delete_image(self, path: str) -> None:
         """Delete the file of a disk image; its VM is gone already."""
         raise NotImplementedError(f"{type(self).__name__} declares {Feature.DELETE_DISK!r}")
+
+    def _run_in_guest(self, words: Sequence[str], stdin: bytes, timeout: float) -> RunResult:
+        """Run a command in the guest; it is running.
+
+        GuestAgentError when nobody in it answers, WaitTimeoutError when the command does not end in time.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.RUN!r}")
+
+    def _console(self) -> Console:
+        """The serial console, opened; it is running."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.CONSOLE!r}")
+
+    def _displays(self) -> Iterable[Display]:
+        """Where its screens can be seen; it is running."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.DISPLAY!r}")
+
+    def _snapshots(self) -> Iterable[Snapshot]:
+        """Its snapshots, the oldest first, in a fixed number of calls."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.SNAPSHOT!r}")
+
+    def _take_snapshot(self, name: str, description: str) -> None:
+        """Keep its state under a name that is free: disks, and memory where it runs. Raise before any harm is done."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.SNAPSHOT!r}")
+
+    def _revert(self, name: str) -> None:
+        """Put back the state of a snapshot that exists. Raise before any harm is done."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.SNAPSHOT!r}")
+
+    def _delete_snapshot(self, name: str) -> None:
+        """Drop a snapshot that exists; the VM stays as it is now, and so do the other snapshots."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.SNAPSHOT!r}")
+
+    def _clone(self, spec: VMSpec) -> str:
+        """Make a VM with this one's whole configuration but for what the spec says otherwise; return its UUID.
+
+        Its disks are there already. It is off, and leaves nothing behind when it fails.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.CLONE!r}")
+
+    def _get_autostart(self) -> bool:
+        """Whether it starts with its host."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.AUTOSTART!r}")
+
+    def _set_autostart(self, on: bool) -> None:
+        """Let it start with its host, or not."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.AUTOSTART!r}")
+
+    def _suspend(self) -> None:
+        """Keep its memory on disk and end it; it is running or paused. ``_start`` goes on from there."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.SUSPEND!r}")
+
+    def _migrate(self, target: Hypervisor, copy_disks: bool, progress: Progress | None) -> None:
+        """Move it to the target, another connection of this driver, running all the while; it is running.
+
+        A failure leaves it running where it was.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.MIGRATE!r}")
 
     # What a driver may supply.
 

@@ -25,7 +25,12 @@
     ├── VMNotFoundError (LookupError)      no such VM, or it was deleted meanwhile
     ├── VMExistsError                      the name is taken
     ├── InvalidStateError                  the VM's state does not allow it
-    ├── StopTimeoutError (TimeoutError)    the guest did not stop in time
+    ├── WaitTimeoutError (TimeoutError)    what was waited for did not happen in time
+    │   ├── StopTimeoutError               the guest did not stop
+    │   └── AddressTimeoutError            the guest got no address
+    ├── GuestAgentError                    no agent answers inside the guest
+    ├── SnapshotNotFoundError (LookupError)    the VM has no such snapshot
+    ├── SnapshotExistsError                the name of the snapshot is taken
     ├── ConflictError                      somebody else changed the same field
     ├── NotAppliedError                    the hypervisor took the change and did not make it
     ├── SaveVetoedError                    a plugin refused the save
@@ -33,10 +38,15 @@
     │   ├── ImageNotFoundError             it does not exist or is no file
     │   ├── ImageUnreadableError           the hypervisor's user cannot read it
     │   ├── ImageFormatError               its format cannot be told or is not taken
-    │   └── ImageInUseError                another running VM uses it
+    │   ├── ImageExistsError               there is one at that path already
+    │   └── ImageInUseError                another VM uses it, or an overlay is based on it
     ├── NetworkError                       about a network of the host
     │   ├── NetworkNotFoundError           no such network
-    │   └── NetworkInactiveError           it exists but is not started
+    │   ├── NetworkInactiveError           it exists but is not started
+    │   └── MacAddressInUseError           another running VM has the MAC address
+    ├── NoSpaceError                       the host's storage is full
+    ├── NotEnoughMemoryError               the host has not as much memory
+    ├── PortInUseError                     another program listens where the VM's screen would
     └── HypervisorError                    anything else that the hypervisor reports
 """
 
@@ -45,6 +55,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 __all__ = [
+    "AddressTimeoutError",
     "AmbiguousDriverError",
     "AuthenticationError",
     "ConflictError",
@@ -56,8 +67,10 @@ __all__ = [
     "DriverIncompatibleError",
     "DriverLoadError",
     "DriverNotInstalledError",
+    "GuestAgentError",
     "HypervisorError",
     "ImageError",
+    "ImageExistsError",
     "ImageFormatError",
     "ImageInUseError",
     "ImageNotFoundError",
@@ -67,14 +80,20 @@ __all__ = [
     "InvalidStateError",
     "InvalidURIError",
     "InvalidValueError",
+    "MacAddressInUseError",
     "MissingLibvirtError",
     "NetworkError",
     "NetworkInactiveError",
     "NetworkNotFoundError",
     "NoHypervisorError",
+    "NoSpaceError",
     "NotAppliedError",
+    "NotEnoughMemoryError",
+    "PortInUseError",
     "ReadOnlyError",
     "SaveVetoedError",
+    "SnapshotExistsError",
+    "SnapshotNotFoundError",
     "StopTimeoutError",
     "UnknownOptionWarning",
     "UnsupportedError",
@@ -82,6 +101,7 @@ __all__ = [
     "VMExistsError",
     "VMNotFoundError",
     "VirtuosoError",
+    "WaitTimeoutError",
 ]
 
 
@@ -206,8 +226,46 @@ class InvalidStateError(VirtuosoError):
     """The VM's state, running or stopped, does not allow the call."""
 
 
-class StopTimeoutError(VirtuosoError, TimeoutError):
+class WaitTimeoutError(VirtuosoError, TimeoutError):
+    """What was waited for did not happen in the time given.
+
+    ``phase`` says what was waited for, such as "stop", "address" or "port 22"; ``elapsed`` for how many seconds;
+    ``evidence`` what was last seen, in words.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        phase: str = "",
+        elapsed: float = 0.0,
+        evidence: str = "",
+        hint: str = "",
+        vm: str | None = None,
+        uri: object | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, vm=vm, uri=uri)
+        self.phase, self.elapsed, self.evidence = phase, elapsed, evidence
+
+
+class StopTimeoutError(WaitTimeoutError):
     """The guest did not stop in the time given."""
+
+
+class AddressTimeoutError(WaitTimeoutError):
+    """The guest got no address in the time given; the message tells what each source said."""
+
+
+class GuestAgentError(VirtuosoError):
+    """No guest agent answers inside the VM, or it refused."""
+
+
+class SnapshotNotFoundError(VirtuosoError, LookupError):
+    """The VM has no such snapshot; the message lists those it has."""
+
+
+class SnapshotExistsError(VirtuosoError):
+    """The VM has a snapshot of that name already."""
 
 
 class ConflictError(VirtuosoError):
@@ -247,8 +305,12 @@ class ImageFormatError(ImageError):
     """The format of the disk image cannot be told, or the hypervisor does not take it."""
 
 
+class ImageExistsError(ImageError):
+    """There is something at the path already; it was not touched."""
+
+
 class ImageInUseError(ImageError):
-    """Another running VM uses the disk image."""
+    """Another VM uses the disk image, or an overlay is based on it."""
 
 
 class NetworkError(VirtuosoError):
@@ -261,6 +323,22 @@ class NetworkNotFoundError(NetworkError):
 
 class NetworkInactiveError(NetworkError):
     """The network exists and is not started."""
+
+
+class MacAddressInUseError(NetworkError):
+    """Another running VM has a network card with the same MAC address."""
+
+
+class NoSpaceError(VirtuosoError):
+    """The storage of the hypervisor's host is full."""
+
+
+class NotEnoughMemoryError(VirtuosoError):
+    """The hypervisor's host has not as much memory as the VM wants."""
+
+
+class PortInUseError(VirtuosoError):
+    """Another program listens on the port that the VM's screen wants."""
 
 
 class HypervisorError(VirtuosoError):

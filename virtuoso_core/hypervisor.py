@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import os
 import random
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from . import storage
 from .errors import (
     ConnectionClosedError,
     InvalidNetworkError,
@@ -20,10 +22,13 @@ from .errors import (
     UnsupportedNetworkError,
     VMNotFoundError,
 )
-from .spec import Feature, Network, Option, VMSpec, VMSummary, check_mac
+from .events import Event, EventStream
+from .facts import DiskInfo, Progress, Stats, VMSummary
+from .spec import Feature, Network, Option, VMSpec, check_mac
 
 if TYPE_CHECKING:
     from .diagnosis import Check
+    from .storage import Storage
     from .uri import URI
     from .vm import VM
 
@@ -72,7 +77,7 @@ class Hypervisor(ABC):
     """The types of network that it has, each with a sentence for people."""
     options: Mapping[str, Option] = MappingProxyType({})
     """The keys that ``vm.set()`` takes here."""
-    modifiable: frozenset[str] = frozenset({"name", "memory", "cpus", "disk_image", "networks", "options"})
+    modifiable: frozenset[str] = frozenset(each.name for each in fields(VMSpec))
     """What of an existing VM can be changed here, where the feature "modify" is: names of fields, or "options.KEY"."""
     mac_prefix: ClassVar[str] = "52:54:00"
     """How the MAC addresses start that are made up for new network cards."""
@@ -166,6 +171,127 @@ class Hypervisor(ABC):
         self._ready()
         return sorted(self._summaries(), key=lambda summary: summary.name)
 
+    # Disk images on its host.
+
+    def create_disk(
+        self,
+        path: str | os.PathLike[str],
+        size: int | str | None = None,
+        *,
+        backing: str | os.PathLike[str] | None = None,
+        format: str | None = None,
+    ) -> DiskInfo:
+        """Make a disk image on the hypervisor's host: an empty one, or a thin overlay of another.
+
+        Args:
+            path: where; its directory must be there.
+            size: bytes, or a text such as "20 GiB"; the backing image's when left out.
+            backing: the image that holds what is not written to the new one. It is never changed.
+            format: such as "qcow2", "raw", "vmdk"; what suits the hypervisor when left out.
+
+        Raises:
+            ImageExistsError: there is something at the path.
+            ImageNotFoundError: there is no backing image, or no directory.
+            InvalidValueError: no size that makes sense; an overlay in a format that cannot be one.
+            NoSpaceError, UnsupportedError
+        """
+        self._require(Feature.CREATE_DISK, "make disk images")
+        self._ready(writing=f"make the disk image {os.fspath(path)}")
+        return storage.create(self, path, size, backing, format)
+
+    def disk_info(self, path: str | os.PathLike[str]) -> DiskInfo:
+        """What a disk image on the hypervisor's host is: format, size, backing image.
+
+        Raises:
+            ImageNotFoundError, ImageFormatError, UnsupportedError
+        """
+        self._require(Feature.CREATE_DISK, "look at disk images")
+        self._ready()
+        return self._storage().info(self._image_path(os.fspath(path)))
+
+    def delete_disk(self, path: str | os.PathLike[str]) -> None:
+        """Delete a disk image that no VM has and no overlay is based on; one that is already gone stays so.
+
+        Raises:
+            ImageInUseError: a VM has it, or an overlay that a VM has is based on it; the message names the VM.
+            UnsupportedError
+        """
+        self._require(Feature.CREATE_DISK, "delete disk images")
+        self._ready(writing=f"delete the disk image {os.fspath(path)}")
+        storage.delete(self, path)
+
+    def upload(
+        self, source: str | os.PathLike[str], path: str | os.PathLike[str], *, progress: Progress | None = None
+    ) -> DiskInfo:
+        """Bring a disk image or ISO file from this machine to the hypervisor's host.
+
+        Nothing is at the path until all of it has arrived.
+
+        Args:
+            source: the file here.
+            path: on the hypervisor's host.
+            progress: called with the bytes sent and the bytes in all.
+
+        Raises:
+            ImageNotFoundError: there is no such file here, or no such directory there.
+            ImageExistsError: there is something at the path.
+            NoSpaceError, UnsupportedError
+        """
+        self._require(Feature.UPLOAD, "take disk images")
+        self._ready(writing=f"bring {os.fspath(source)} to its host")
+        return storage.upload(self, source, path, progress)
+
+    def download(
+        self, path: str | os.PathLike[str], target: str | os.PathLike[str], *, progress: Progress | None = None
+    ) -> None:
+        """Fetch a disk image from the hypervisor's host into a file of this machine, as it is.
+
+        Raises:
+            ImageNotFoundError: there is no such image there.
+            ImageExistsError: there is something at the target.
+            NoSpaceError, UnsupportedError
+        """
+        self._require(Feature.UPLOAD, "give disk images")
+        self._ready()
+        storage.download(self, path, target, progress)
+
+    # Watching.
+
+    def stats(self) -> list[Stats]:
+        """What each running VM uses, by name, in a fixed number of calls whatever the number of VMs.
+
+        Raises:
+            UnsupportedError
+        """
+        self._require(Feature.STATS, "tell what VMs use")
+        self._ready()
+        return sorted(self._all_stats(), key=lambda stats: stats.name)
+
+    def events(self, timeout: float | None = None) -> EventStream:
+        """What happens to VMs from now on, whoever does it: iterate over it, also with ``async for``.
+
+        Args:
+            timeout: seconds without an event after which the iteration ends; None never ends it.
+
+        Raises:
+            UnsupportedError
+            ConnectionLostError: while iterating, when the hypervisor went away. Nothing reconnects by itself.
+
+        Example:
+            >>> from virtuoso_core import connect
+            >>> with connect("memory:///watched") as hypervisor:
+            ...     with hypervisor.events(timeout=1) as events:
+            ...         vm = hypervisor.new_vm()
+            ...         vm.name = "web"
+            ...         vm.save()
+            ...         print(next(events).type)
+            <SaveResult.APPLIED: 'applied'>
+            saved
+        """
+        self._require(Feature.EVENTS, "tell what happens to VMs")
+        self._ready()
+        return EventStream(self, timeout)
+
     def close(self) -> None:
         """End the connection; later calls raise ConnectionClosedError. Closing twice does nothing."""
         if not self._closed:
@@ -227,6 +353,21 @@ class Hypervisor(ABC):
                 yield VMSummary(vm.name, vm.uuid, vm.state, vm.memory, vm.cpus)
             except VMNotFoundError:
                 continue  # deleted while we looked
+
+    def _storage(self) -> Storage:
+        """With the features create-disk and upload: the disk images on the hypervisor's host."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.CREATE_DISK!r}")
+
+    def _all_stats(self) -> Iterable[Stats]:
+        """With the feature stats: what each running VM uses, in a fixed number of calls."""
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.STATS!r}")
+
+    def _watch(self, tell: Callable[[Event | Exception], None]) -> Callable[[], None]:
+        """With the feature events: call ``tell`` for each event from now on, in any thread, and return what ends that.
+
+        An exception told ends the iteration with it: ConnectionLostError.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares {Feature.EVENTS!r}")
 
     def _image_path(self, text: str) -> str:
         """The disk image as the hypervisor calls it; local hypervisors make it absolute."""

@@ -194,6 +194,38 @@ class Feature(StrEnum):
     """Delete a VM's disk image with it."""
     READONLY = "readonly"
     """Connections that cannot change anything."""
+    CREATE_DISK = "create-disk"
+    """Make, resize, look at and delete disk images on the hypervisor's host."""
+    UPLOAD = "upload"
+    """Bring disk images to the hypervisor's host and fetch them."""
+    DISKS = "disks"
+    """VMs with more disks than the main one."""
+    CDROM = "cdrom"
+    CLOUD_INIT = "cloud-init"
+    """Give guests what cloud-init reads at their first start."""
+    RUN = "run"
+    """Run commands inside guests."""
+    CONSOLE = "console"
+    """Read and write a guest's serial console."""
+    DISPLAY = "display"
+    """Tell where a VM's screen can be seen."""
+    SNAPSHOT = "snapshot"
+    CLONE = "clone"
+    LIVE = "live"
+    """Change memory and CPUs of a running VM."""
+    AUTOSTART = "autostart"
+    """Start VMs with their host."""
+    STATS = "stats"
+    SUSPEND = "suspend"
+    """Keep a VM's memory on disk, and go on from there."""
+    MIGRATE = "migrate"
+    """Move running VMs to another host."""
+    EVENTS = "events"
+    """Tell what happens to VMs, whoever did it."""
+
+
+BASIC = frozenset(list(Feature)[:9])
+"""The features, up to READONLY, that nearly every hypervisor has."""
 
 
 class SaveResult(StrEnum):
@@ -380,6 +412,9 @@ class VMSpec:
         disk_image: the main disk: a path on the hypervisor's host, or None.
         networks: the cards in their order.
         options: the ``set()`` keys that have a value.
+        more_disks: the further disks in their order.
+        cdrom: the image in the CD-ROM drive, or None.
+        seed: the image that cloud-init reads, in a drive of its own, or None.
     """
 
     name: str
@@ -388,11 +423,13 @@ class VMSpec:
     disk_image: str | None = None
     networks: tuple[Network, ...] = ()
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    more_disks: tuple[str, ...] = ()
+    cdrom: str | None = None
+    seed: str | None = None
 
     def values(self) -> dict[str, Any]:
         """Each field by its name, each option as ``options.NAME``: the unit in which changes are counted."""
-        plain = {"name": self.name, "memory": self.memory, "cpus": self.cpus}
-        plain |= {"disk_image": self.disk_image, "networks": self.networks}
+        plain = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "options"}
         return plain | {f"options.{key}": value for key, value in self.options.items()}
 
     def to_dict(self) -> dict[str, Any]:
@@ -400,22 +437,26 @@ class VMSpec:
 
         Example:
             >>> VMSpec("web", 1024, 2).to_dict()
-            {'name': 'web', 'memory': 1024, 'cpus': 2, 'disk_image': None, 'networks': [], 'options': {}}
+            {'name': 'web', 'memory': 1024, 'cpus': 2, 'disk_image': None, 'networks': [], 'options': {}, \
+'more_disks': [], 'cdrom': None, 'seed': None}
         """
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
         options = {key: list(value) if isinstance(value, tuple) else value for key, value in self.options.items()}
-        return plain | {"networks": [asdict(card) for card in self.networks], "options": options}
+        networks = [asdict(card) for card in self.networks]
+        return plain | {"networks": networks, "options": options, "more_disks": list(self.more_disks)}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> VMSpec:
         """What ``to_dict()`` made, also after a way through json; keys of the driver's own are passed over.
 
-        Raises KeyError or TypeError when it is something else.
+        What an earlier version did not write has its default. Raises KeyError or TypeError when it is something else.
         """
         options = {key: tuple(value) if isinstance(value, list) else value for key, value in plain["options"].items()}
+        plain = {"more_disks": (), "cdrom": None, "seed": None, **plain}
         known = {each.name: plain[each.name] for each in fields(cls)}
         networks = tuple(Network(**card) for card in plain["networks"])
-        return cls(**known | {"networks": networks, "options": MappingProxyType(options)})
+        known |= {"networks": networks, "options": MappingProxyType(options), "more_disks": tuple(known["more_disks"])}
+        return cls(**known)
 
     def changed_from(self, other: VMSpec) -> frozenset[str]:
         """The names, as in ``values()``, of what differs.
@@ -436,29 +477,3 @@ class VMSpec:
             if key in other.options:
                 options[key] = other.options[key]
         return replace(self, **fields, options=MappingProxyType(options))
-
-
-@dataclass(frozen=True, slots=True)
-class VMSummary:
-    """One line of a list of VMs, as ``hypervisor.summaries()`` gives it: a snapshot, not live."""
-
-    name: str
-    uuid: str
-    state: State
-    memory: int
-    cpus: int
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """An IP address that a guest has.
-
-    Attributes:
-        ip: the address, such as "192.168.122.57" or "fe80::1".
-        mac_address: of the card that has it, or None where the source does not tell.
-        source: who says so, such as "lease", "agent" or "arp".
-    """
-
-    ip: str
-    mac_address: str | None
-    source: str

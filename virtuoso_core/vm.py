@@ -6,11 +6,14 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from .backend import VMBackend, name_taken
+from .calls.base import OFF, VMBase
+from .calls.disks import DiskCalls
+from .calls.guest import GuestCalls
+from .calls.running import RunningCalls
+from .calls.snapshots import SnapshotCalls
 from .changes import diff_text, listing, not_applied
 from .errors import (
     ConflictError,
@@ -26,29 +29,17 @@ from .errors import (
     VirtuosoError,
     VMNotFoundError,
 )
-from .events import Event, EventType
-from .spec import (
-    Address,
-    Feature,
-    Network,
-    SaveResult,
-    State,
-    VMSpec,
-    check_cpus,
-    check_name,
-    parse_memory,
-)
+from .events import EventType
+from .spec import Feature, Network, SaveResult, State, VMSpec, check_cpus, parse_memory
 
 if TYPE_CHECKING:
-    from .hypervisor import Hypervisor
+    pass
 
 _ASK_AGAIN = 10.0
 """Seconds after which a guest that still runs is asked again to stop: one that was booting did not hear."""
 
-_OFF = (State.STOPPED, State.SUSPENDED)
 
-
-class VM(VMBackend):
+class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
     """A virtual machine: edit its fields, ``save()`` them, control it.
 
     Reading a field reads the configuration once and keeps it; ``reload()`` reads it anew. Edits are yours until
@@ -66,35 +57,7 @@ class VM(VMBackend):
         <State.RUNNING: 'running'>
     """
 
-    def __init__(
-        self, hypervisor: Hypervisor, *, name: str = "", uuid: str = "", defaults: VMSpec | None = None
-    ) -> None:
-        """A driver makes a VM either from what it found (name, uuid) or anew, from ``defaults``."""
-        super().__init__(hypervisor, name=name, uuid=uuid, new=defaults is not None)
-        self._baseline = defaults
-        self._draft = defaults
-        self._ignored: dict[str, Any] = {}
-        self._gone = False
-
     # The fields.
-
-    @property
-    def hypervisor(self) -> Hypervisor:
-        """The connection that this VM belongs to."""
-        return self._hypervisor
-
-    @property
-    def name(self) -> str:
-        """Unique on its hypervisor. Setting another one renames the VM at ``save()``, where the feature "rename" is.
-
-        Raises:
-            InvalidValueError: empty, over 200 bytes, with a slash or a control character.
-        """
-        return self._known_name if self._draft is None else self._draft.name
-
-    @name.setter
-    def name(self, value: str) -> None:
-        self._edit(name=check_name(value))
 
     @property
     def memory(self) -> int:
@@ -239,11 +202,6 @@ class VM(VMBackend):
     def ignored_options(self) -> Mapping[str, Any]:
         """What was ``set()`` with keys that this hypervisor does not know."""
         return MappingProxyType(self._ignored)
-
-    @property
-    def uuid(self) -> str:
-        """What identifies the VM whatever its name; "" while it is not saved."""
-        return self._uuid
 
     # Saving.
 
@@ -450,7 +408,7 @@ class VM(VMBackend):
             raise InvalidValueError(f"{timeout!r} is not a time to wait.", hint="It is a number of seconds, 0 or more.")
         self._require_saved("cannot be stopped", writing="stop")
         state = self._get_state()
-        if state in _OFF:
+        if state in OFF:
             return
         if state is State.CRASHED:
             self._power_off()
@@ -469,7 +427,7 @@ class VM(VMBackend):
             except UnsupportedError:
                 if not force:
                     raise  # else: a guest that cannot be asked is not waited for
-        if state not in _OFF:
+        if state not in OFF:
             if not force and state is not State.CRASHED:
                 raise StopTimeoutError(
                     f"The guest of {self._title} did not stop within {timeout:g} s; it is {state}.",
@@ -494,7 +452,7 @@ class VM(VMBackend):
                     if not force:
                         raise  # else: the plug is pulled in the end, whatever keeps it from asking
             state = self._get_state()
-            if state in (*_OFF, State.CRASHED) or time.monotonic() >= end:
+            if state in (*OFF, State.CRASHED) or time.monotonic() >= end:
                 return state
             time.sleep(max(0.0, min(pause, end - time.monotonic())))
             pause = min(pause * 1.5, 0.5)
@@ -544,7 +502,7 @@ class VM(VMBackend):
         if state is not wants:
             raise InvalidStateError(
                 f"Cannot {doing} the VM {self._title}: it is {state}, not {wants}.",
-                hint="Start it first." if state in (*_OFF, State.CRASHED) else "",
+                hint="Start it first." if state in (*OFF, State.CRASHED) else "",
                 **self._where,
             )
         act()
@@ -573,7 +531,7 @@ class VM(VMBackend):
         try:
             image = self._read().disk_image if delete_disk else None
             state = self._get_state()
-            if state not in (*_OFF, State.CRASHED) and not force:
+            if state not in (*OFF, State.CRASHED) and not force:
                 raise InvalidStateError(
                     f"The VM {self._title} is {state}; it was not removed.",
                     hint="Stop it first, or pull its plug: vm.destroy(force=True).",
@@ -581,7 +539,7 @@ class VM(VMBackend):
                 )
             if image is not None:
                 self._check_image_free(image)
-            if state not in _OFF:
+            if state not in OFF:
                 self._power_off()
             self._undefine()
         except VMNotFoundError:
@@ -604,85 +562,13 @@ class VM(VMBackend):
             except VMNotFoundError:
                 continue  # deleted while we looked
 
-    def addresses(self) -> tuple[Address, ...]:
-        """The IP addresses that the guest is known to have now, without link-local ones; empty while none is known.
-
-        Raises:
-            UnsupportedError: this hypervisor cannot tell.
-            InvalidStateError: the VM is not running.
-        """
-        self._hypervisor._require(Feature.ADDRESSES, "tell the addresses of guests")
-        self._require_saved("has no address")
-        return tuple(address for address in self._addresses() if not _link_local(address.ip))
-
-    def screenshot(self) -> bytes:
-        """What the guest's screen shows, as the bytes of a PNG file.
-
-        Raises:
-            UnsupportedError: this hypervisor cannot, or the VM has no screen.
-            InvalidStateError: the VM is not running.
-        """
-        self._hypervisor._require(Feature.SCREENSHOT, "take screenshots")
-        self._require_saved("has no screen")
-        return self._screenshot()
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} on {self._hypervisor.uri}>"
-
-    # Within.
-
-    @property
-    def _title(self) -> str:
-        name = self.name
-        return repr(name if len(name) <= 60 else name[:57] + "...")
-
-    @property
-    def _where(self) -> dict[str, Any]:
-        """For every error about this VM: ``raise InvalidStateError("...", **self._where)``."""
-        return {"vm": self._known_name or self.name, "uri": self._hypervisor.uri}
-
-    def _check_name_free(self, name: str) -> None:
-        """Raise VMExistsError when another VM has that name, for hypervisors that do not look themselves."""
-        for other in self._hypervisor._list_vms():
-            if other._known_name == name and other._uuid != self._uuid:
-                raise name_taken(name, other)
-
-    def _current(self) -> VMSpec:
-        if self._draft is None:
-            self._present()
-            self._remember(self._read())
-        assert self._draft is not None
-        return self._draft
-
-    def _remember(self, spec: VMSpec) -> None:
-        self._baseline = self._draft = spec
-
-    def _edit(self, **fields: Any) -> None:
-        self._draft = replace(self._current(), **fields)
-
-    def _present(self, *, writing: str = "") -> None:
-        self._hypervisor._ready(writing=writing)
-        if self._gone:
-            raise VMNotFoundError(
-                f"The VM {self._title} was destroyed.", hint="Make another one: hypervisor.new_vm()", vm=self.name
-            )
-
-    def _require_saved(self, problem: str, *, writing: str = "") -> None:
-        self._present(writing=writing and f"{writing} the VM {self._title}")
-        if self._new:
-            raise InvalidStateError(
-                f"The VM {self._title} {problem}: it was never saved.", hint="Call vm.save() first."
-            )
 
     def _ask_plugins(self, changed: frozenset[str]) -> None:
         from .plugins import default_registry
 
         default_registry().before_save(self, changed)
-
-    def _emit(self, type: EventType) -> None:
-        from .plugins import default_registry
-
-        default_registry().notify(Event(type, self._known_name, self._uuid, str(self._hypervisor.uri)))
 
     def _warn_unknown(self, key: str) -> None:
         import difflib
@@ -697,13 +583,3 @@ class VM(VMBackend):
         warnings.warn(
             f"No installed driver knows the option {key!r}; it is ignored.{advice}", UnknownOptionWarning, stacklevel=3
         )
-
-
-def _link_local(ip: str) -> bool:
-    import ipaddress
-
-    try:
-        address = ipaddress.ip_address(ip.partition("%")[0])
-    except ValueError:
-        return False
-    return address.is_link_local or address.is_loopback

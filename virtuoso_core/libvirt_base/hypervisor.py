@@ -22,17 +22,19 @@ from ..errors import (
     UnsupportedNetworkError,
     VMNotFoundError,
 )
+from ..facts import VMSummary
 from ..hypervisor import Credentials, Hypervisor
-from ..spec import Feature, Network, State, VMSpec, VMSummary
+from ..spec import BASIC, Feature, Network, State, VMSpec
 from ..uri import URI
 from ..vm import VM
 from ..xml import Disk, Document, DomainDocument, Interface
 from . import diagnosis
 from .binding import libvirt
 from .connection import Connection
+from .domain import state_of
 from .networks import HostNetworks, Wiring, Wirings
 from .options import DISK_FORMAT, XmlOption
-from .vm import LibvirtVM, state_of
+from .vm import LibvirtVM
 
 _UUID = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
 
@@ -46,7 +48,7 @@ class LibvirtHypervisor(Hypervisor):
     Besides what every driver declares, one on libvirt declares the attributes below.
     """
 
-    features: frozenset[Feature] = frozenset(Feature)
+    features: frozenset[Feature] = BASIC
     vm_class: ClassVar[type[LibvirtVM]] = LibvirtVM
     connection_class: ClassVar[type[Connection]] = Connection
     daemon: ClassVar[str] = "libvirtd"

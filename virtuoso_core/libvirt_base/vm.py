@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,56 +14,25 @@ from ..errors import (
     ImageUnreadableError,
     InvalidStateError,
     InvalidValueError,
-    UnsupportedError,
     VirtuosoError,
     VMExistsError,
     VMNotFoundError,
 )
-from ..spec import Address, SaveResult, State, VMSpec
-from ..vm import VM
+from ..spec import SaveResult, State, VMSpec
 from ..xml import DomainDocument
 from .binding import libvirt
+from .domain import LibvirtDomain, state_of
 from .errors import is_code
+from .guest import GuestActs
+from .running import RunningActs
+from .snapshots import SnapshotActs
 
 if TYPE_CHECKING:
-    from .hypervisor import LibvirtHypervisor
-
-_STATES = {
-    "BLOCKED": State.RUNNING,
-    "CRASHED": State.CRASHED,
-    "PAUSED": State.PAUSED,
-    "PMSUSPENDED": State.PAUSED,
-    "RUNNING": State.RUNNING,
-    "SHUTDOWN": State.RUNNING,
-    "SHUTOFF": State.STOPPED,
-}
+    pass
 
 
-def state_of(number: int) -> State:
-    """Our state for a VIR_DOMAIN_* number; a VM that is off may yet have its memory saved."""
-    binding = libvirt()
-    return next(
-        (ours for name, ours in _STATES.items() if getattr(binding, f"VIR_DOMAIN_{name}") == number), State.UNKNOWN
-    )
-
-
-class LibvirtVM(VM):
+class LibvirtVM(GuestActs, RunningActs, SnapshotActs, LibvirtDomain):
     """A VM whose configuration is a domain document."""
-
-    _hypervisor: LibvirtHypervisor
-
-    def __init__(self, hypervisor: LibvirtHypervisor, *, domain: Any = None, **known: Any) -> None:
-        super().__init__(hypervisor, **known)
-        self._domain = domain
-        self._document: DomainDocument | None = None
-        self._before: DomainDocument | None = None
-
-    def _call(self, doing: str, function: Callable[..., Any], *args: Any) -> Any:
-        name = self._known_name or self.name
-        return self._hypervisor.connection.call(f"{doing} the VM {name!r}", function, *args, vm=name)
-
-    def _native(self) -> Any:
-        return self._domain
 
     # Configuration.
 
@@ -301,45 +269,3 @@ class LibvirtVM(VM):
         native = self._hypervisor.connection.native
         volume = self._call("find the disk of", native.storageVolLookupByPath, path)
         self._call("delete the disk of", volume.delete, 0)
-
-    # Looking.
-
-    def _addresses(self) -> tuple[Address, ...]:
-        binding = libvirt()
-        for source in self._hypervisor.address_sources:
-            number = getattr(binding, f"VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_{source}")
-            try:
-                found = self._call("ask for the addresses of", self._domain.interfaceAddresses, number, 0)
-            except (UnsupportedError, HypervisorError, InvalidStateError, InvalidValueError):
-                if self._get_state() is not State.RUNNING:
-                    raise
-                continue  # this source cannot tell; another may
-            known = tuple(
-                Address(entry["addr"], card.get("hwaddr"), source.lower())
-                for card in (found or {}).values()
-                for entry in card.get("addrs") or ()
-                if card.get("hwaddr") != "00:00:00:00:00:00"
-            )
-            if known:
-                return known
-        return ()
-
-    def _screenshot(self) -> bytes:
-        stream = self._call("open a stream for", self._hypervisor.connection.native.newStream, 0)
-        self._call("take a screenshot of", self._domain.screenshot, stream, 0, 0)
-        data = io.BytesIO()
-        self._call("take a screenshot of", stream.recvAll, lambda _, chunk, __: data.write(chunk), None)
-        self._call("take a screenshot of", stream.finish)
-        return _as_png(data)
-
-
-def _as_png(picture: io.BytesIO) -> bytes:
-    """Hypervisors send PNG, PPM or BMP."""
-    if picture.getvalue().startswith(b"\x89PNG\r\n"):
-        return picture.getvalue()
-    from PIL import Image
-
-    out = io.BytesIO()
-    with Image.open(picture) as image:
-        image.save(out, "PNG")
-    return out.getvalue()

@@ -11,7 +11,7 @@ from ..hypervisor import Credentials
 from ..libvirt_base import LibvirtHypervisor, Wiring
 from ..libvirt_base.networks import HOST_ONLY, INTERNAL, NAT, Wirings
 from ..libvirt_base.options import BOOT, HEADLESS, VNC_PASSWORD
-from ..spec import Feature, option_table
+from ..spec import BASIC, Feature, option_table
 from ..uri import URI
 
 
@@ -27,7 +27,7 @@ class TestHypervisor(LibvirtHypervisor):
     schemes = ("test",)
     daemon = ""
     # libvirt's mock crashes the process when asked for the address of a guest on a network without one
-    features = frozenset(Feature) - {Feature.ADDRESSES, Feature.DELETE_DISK}
+    features = BASIC - {Feature.ADDRESSES, Feature.DELETE_DISK}
     probes_images = False
     options = option_table(HEADLESS, VNC_PASSWORD, BOOT)
     wirings: ClassVar[Wirings] = MappingProxyType(

@@ -51,7 +51,7 @@ class DeclarationGroup(SuiteBase):
     def test_public_methods_are_the_cores(self, make: MakeVM) -> None:
         """The same call does the same on every hypervisor because it is the same code."""
         for core, cls in ((Hypervisor, self.hypervisor), (VM, type(make(save=False)))):
-            public = {name for name in vars(core) if not name.startswith("_")} - _DATA
+            public = {name for name in dir(core) if not name.startswith("_")} - _DATA
             inherited = [other for other in cls.__mro__ if other is not core and issubclass(other, core)]
             overridden = {name for other in inherited for name in vars(other)} & public
             assert not overridden, f"{cls.__name__} overrides {', '.join(sorted(overridden))}"

@@ -10,9 +10,10 @@ from types import MappingProxyType
 from typing import ClassVar, Self
 
 from ..errors import InvalidStateError, VMNotFoundError
+from ..facts import VMSummary
 from ..hypervisor import Credentials, Hypervisor, default_spec
 from ..plugins import hookimpl
-from ..spec import Feature, Option, SaveResult, State, VMSpec, VMSummary, option_table
+from ..spec import BASIC, Feature, Option, SaveResult, State, VMSpec, option_table
 from ..uri import URI
 from ..vm import VM
 
@@ -45,7 +46,7 @@ class MemoryHypervisor(Hypervisor):
 
     name = "memory"
     schemes = ("memory",)
-    features = frozenset(Feature) - {Feature.ADDRESSES, Feature.SCREENSHOT}
+    features = BASIC - {Feature.ADDRESSES, Feature.SCREENSHOT}
     networks: Mapping[str, str] = MappingProxyType(
         {
             "nat": "remembered, joins nothing",

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from .configuration import ConfigurationGroup
 from .declaration import DeclarationGroup
+from .disks import DisksGroup
 from .failures import FailuresGroup
+from .guest import GuestGroup
 from .libvirt_xml import LibvirtGroup
 from .lifecycle import LifecycleGroup
 from .rollback import RollbackGroup
+from .running import RunningGroup
+from .ways_back import WaysBackGroup
 
 
-class HypervisorSuite(DeclarationGroup, LifecycleGroup, ConfigurationGroup, FailuresGroup, RollbackGroup, LibvirtGroup):
+class HypervisorSuite(
+    DeclarationGroup,
+    LifecycleGroup,
+    ConfigurationGroup,
+    DisksGroup,
+    GuestGroup,
+    WaysBackGroup,
+    RunningGroup,
+    FailuresGroup,
+    RollbackGroup,
+    LibvirtGroup,
+):
     """Proves that a driver keeps the promises of the public API.
 
     A driver on libvirt is tested on libvirt's in-process mock, with no daemon; every driver on a real hypervisor

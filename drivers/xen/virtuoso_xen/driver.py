@@ -16,7 +16,7 @@ from virtuoso_core.images import HostUser
 from virtuoso_core.libvirt_base import LibvirtHypervisor, LibvirtVM, Wiring, XmlOption
 from virtuoso_core.libvirt_base.networks import HOST_ONLY, INTERNAL, NAT
 from virtuoso_core.libvirt_base.options import BOOT, DISK_FORMAT, HEADLESS, VNC_PASSWORD, absolute_path
-from virtuoso_core.spec import Feature, State, VMSpec, option_table
+from virtuoso_core.spec import BASIC, Feature, State, VMSpec, option_table
 from virtuoso_core.xml import DomainDocument
 
 from . import machines
@@ -88,7 +88,7 @@ class XenHypervisor(LibvirtHypervisor):
 
     name = "xen"
     schemes = ("xen",)
-    features = frozenset(Feature) - {Feature.RENAME, Feature.SCREENSHOT}
+    features = BASIC - {Feature.RENAME, Feature.SCREENSHOT}
     mac_prefix = "00:16:3e"
     vm_class = XenVM
     daemon = "virtxend"
