@@ -11,8 +11,10 @@ import pytest
 from virtuoso_core import URI, connect
 from virtuoso_core.errors import (
     ConnectError,
-    ConnectionLostError,
     HypervisorError,
+    ImageError,
+    ImageFormatError,
+    ImageNotFoundError,
     InvalidStateError,
     InvalidURIError,
     InvalidValueError,
@@ -20,8 +22,9 @@ from virtuoso_core.errors import (
     VirtuosoError,
     VMNotFoundError,
 )
+from virtuoso_core.programs import code_of
 from virtuoso_vbox.driver import VBoxHypervisor
-from virtuoso_vbox.runner import Runner, code_of, is_busy
+from virtuoso_vbox.runner import Runner
 
 Program = Callable[..., Path]
 
@@ -44,19 +47,9 @@ def _runner(path: Path) -> Runner:
     return Runner(URI.parse(f"vbox:///session?vboxmanage={path}"))
 
 
-def test_words_are_passed_as_they_are(program: Program) -> None:
-    """No shell is between."""
-    runner = _runner(program('printf "%s\\n" "$LC_ALL" "$@"'))
-    odd = ["a b", "$HOME", "`id`", "'\"", "ü漢", "*"]
-    assert runner.run(odd, doing="try").splitlines() == ["C.UTF-8", "-q", *odd]
-    assert runner.version == "7.0.1r1"
-
-
-@pytest.mark.parametrize("word", ["a\nb", "a\0b"])
-def test_line_breaks_are_refused(program: Program, word: str) -> None:
-    """VBoxManage prints names line by line."""
-    with pytest.raises(InvalidValueError, match="line break"):
-        _runner(program("")).run([word], doing="try")
+def test_the_version(program: Program) -> None:
+    """The last word of what is printed: a wrapper may warn before."""
+    assert _runner(program("")).version == "7.0.1r1"
 
 
 @pytest.mark.parametrize(
@@ -81,23 +74,17 @@ def test_codes_decide(program: Program, code: str, kind: type[VirtuosoError]) ->
     assert type(caught.value) is kind
     assert code_of(caught.value) == int(code.partition("0x")[2][:8], 16)
     assert kind is VMNotFoundError or "Something is wrong." in str(caught.value)
-    assert is_busy(caught.value) is ("OBJECT_STATE" in code)
+    assert (code_of(caught.value) in runner.passing) is ("OBJECT_STATE" in code)
 
 
 def test_a_failure_without_a_code(program: Program) -> None:
     """A mistake in the words, for one."""
     runner = _runner(program("echo fine"))
     runner.run(["x"], doing="try")
-    runner.program = str(program("echo 'VBoxManage: error: Unknown option' >&2; exit 2"))
+    runner.path = str(program("echo 'VBoxManage: error: Unknown option' >&2; exit 2"))
     with pytest.raises(HypervisorError, match="Unknown option") as caught:
         runner.run(["x"], doing="try")
     assert caught.value.code is None
-
-
-def test_no_answer(program: Program) -> None:
-    """Given up in time."""
-    with pytest.raises(HypervisorError, match="no answer"):
-        _runner(program("sleep 5")).run(["x"], doing="wait", timeout=0.2)
 
 
 def test_no_program(tmp_path: Path) -> None:
@@ -116,40 +103,59 @@ def test_addresses_that_make_no_sense(uri: str) -> None:
         connect(uri)
 
 
-def _far(program: Program, monkeypatch: pytest.MonkeyPatch, script: str, uri: str = "vbox+ssh://far/session") -> Runner:
-    """A runner whose ssh is a script."""
-    path = program(script, "ssh")
-    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
-    return Runner(URI.parse(uri))
+def test_a_name_whose_folder_is_taken(program: Program) -> None:
+    """Whether a machine is made or renamed."""
+    runner = _runner(program("echo 'VBoxManage: error: Details: code VBOX_E_FILE_ERROR (0x80bb0004), x' >&2; exit 1"))
+    with pytest.raises(HypervisorError, match="choose another name"):
+        runner.run(["modifyvm", "uuid", "--name", "x"], doing="rename it")
+    with pytest.raises(HypervisorError, match="no reason") as caught:
+        runner.run(["modifyvm", "uuid", "--memory", "4"], doing="change it")
+    assert caught.value.hint == ""
 
 
-def test_ssh_asks_nothing(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And passes each word through the far shell as it is."""
-    monkeypatch.setattr("virtuoso_vbox.runner._REMOTE", 'shift; printf "%s\\n" "$@"')
-    uri = "vbox+ssh://me@-far:2222/session?keyfile=/my key&no_verify=1".replace(" ", "%20")
-    show = 'for word; do case $word in sh*) eval "$word"; exit;; esac; done'
-    runner = _far(program, monkeypatch, show, uri)
-    odd = ["a b", "$HOME", "`id`", "'\"\\", "ü漢", "*", "-x", ""]
-    assert runner.run(odd, doing="try").split("\n")[:-1] == ["-q", *odd]
-    runner = _far(program, monkeypatch, 'printf "%s\\n" "$@"', uri)
-    said = runner.run(["x"], doing="try").splitlines()
-    assert said[-3:-1] == ["--", "-far"]
-    assert {"BatchMode=yes", "/my key", "IdentitiesOnly=yes", "StrictHostKeyChecking=no", "2222", "me"} <= set(said)
+@pytest.mark.parametrize(
+    ("code", "kind", "advice"),
+    [
+        ("VBOX_E_FILE_ERROR (0x80bb0004)", ImageError, ""),
+        ("VBOX_E_OBJECT_IN_USE (0x80bb000c)", ImageError, ""),
+        ("E_INVALIDARG (0x80070057)", ImageError, "sethduuid '{}'"),
+        ("NS_ERROR_FAILURE (0x80004005)", ImageFormatError, "convertfromraw '{0}' '{0}.vdi'"),
+        ("VBOX_E_INVALID_OBJECT_STATE (0x80bb0007)", InvalidStateError, "close its settings"),
+    ],
+)
+def test_images_that_are_refused(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, kind: type[VirtuosoError], advice: str
+) -> None:
+    """The code means something else where an image is plugged in."""
+    monkeypatch.setattr(Runner, "passing", ())
+    runner = _runner(program(f"echo 'VBoxManage: error: No.' >&2; echo 'Details: code {code}, x' >&2; exit 1"))
+    image = tmp_path / "my disk"
+    words = ["storageattach", "uuid", "--medium", str(image)]
+    if "OBJECT_STATE" not in code:
+        with pytest.raises(
+            ImageNotFoundError, match=r"no disk image .*my disk on vbox:.* createmedium disk --filename '"
+        ):
+            runner.run(words, doing="plug it in", vm="web")
+    image.touch()
+    with pytest.raises(kind, match="No") as caught:
+        runner.run(words, doing="plug it in", vm="web")
+    assert type(caught.value) is kind
+    assert advice.format(image) in caught.value.hint
+    assert caught.value.vm == "web"
 
 
-def test_ssh_breaks(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before and after it worked."""
-    runner = _far(program, monkeypatch, "echo 7.0.1r1")
-    program("echo 'Connection reset' >&2; exit 255", "ssh")
-    with pytest.raises(ConnectionLostError, match="Connection reset"):
-        runner.run(["x"], doing="try")
-    runner._reached = False
-    runner._shell[0] = str(program("exit 255", "ssh"))
-    with pytest.raises(ConnectError, match="Cannot connect"):
-        runner.run(["x"], doing="try")
-    runner._shell[0] = str(program("exit 127", "ssh"))
-    with pytest.raises(ConnectError, match="has no VBoxManage"):
-        runner.run(["x"], doing="try")
+def test_ssh(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VBoxManage is looked for there, in its usual places."""
+    seen = program('printf \'%s\\n\' "$*" >>"$0.log"; echo VBoxManage 7.0.1r1', "ssh")
+    seen.write_text(seen.read_text().replace("--version", "---"))
+    monkeypatch.setenv("PATH", f"{seen.parent}:{os.environ['PATH']}")
+    assert Runner(URI.parse("vbox+ssh://far/session")).version == "7.0.1r1"
+    find, version = seen.with_name("ssh.log").read_text().splitlines()
+    assert "/usr/lib/virtualbox/VBoxManage /opt/VirtualBox/VBoxManage" in find
+    assert version.endswith("-q --version")
+    program("exit 0", "ssh")
+    with pytest.raises(ConnectError, match=r"it has no VBoxManage\. Install VirtualBox"):
+        Runner(URI.parse("vbox+ssh://far/session"))
 
 
 INFO = """name="web"

@@ -5,25 +5,29 @@ from __future__ import annotations
 import pytest
 
 from virtuoso_core.errors import UnsupportedError
-from virtuoso_core.spec import Network, State
+from virtuoso_core.facts import VMSummary
+from virtuoso_core.spec import Network, State, VMSpec
+from virtuoso_core.words import WordOption
 from virtuoso_vbox.settings import (
+    INACCESSIBLE,
+    KINDS,
+    NEW,
     OPTIONS,
-    Card,
-    Place,
-    Setting,
-    arrange,
-    blocks,
     cards,
+    commands,
     configuration,
     disks,
-    free_place,
-    inaccessible,
+    flags_of,
     is_chain,
     listed,
-    machines,
+    main_place,
+    ostypes,
     parse_info,
+    read_spec,
     snapshots,
     state_of,
+    summaries,
+    write_spec,
 )
 
 INFO = """name="a \\"b\\" \\\\ c"
@@ -83,54 +87,82 @@ def test_what_changes_by_itself_is_no_configuration() -> None:
 def test_disks_and_places() -> None:
     """A CD and a floppy are no disks; the free place is on SATA."""
     info = parse_info(INFO)
-    assert disks(info) == {Place("SATA", 1, 0): "C:\\vm\\disk.vdi"}
-    assert free_place(info) == Place("SATA", 0, 0)
-    assert free_place({}) is None
+    assert disks(info) == {"SATA-1-0": "C:\\vm\\disk.vdi"}
+    assert main_place(info) == "SATA-1-0"
+    assert main_place(info | {"SATA-1-0": "none"}) == "SATA-0-0"
+    assert (
+        main_place(info | {"SATA-1-0": "/cd.iso", "SATA-IsEjected-1-0": "off", "SATA-0-0": "emptydrive"}) == "IDE-0-1"
+    )
+    assert main_place({}) == "SATA-0-0"
 
 
 def test_cards() -> None:
-    """Each slot, with what this library makes of it."""
-    found = cards(parse_info(INFO))
-    assert found[1].network() == Network("nat", "08:00:27:52:9d:3b", None, "82540EM")
-    assert found[2].network() == Network("bridged", "08:00:27:0a:0b:0c", "en0: Wi-Fi (Wireless)", "virtio")
-    assert found[3].kind == "none"
-    assert found[3].words(3) == ["--nic3", "none"]
-    assert found[2].words(5)[-2:] == ["--bridgeadapter5", "en0: Wi-Fi (Wireless)"]
+    """By their slots, with what this library makes of them."""
+    found = cards(flags_of(parse_info(INFO)))
+    assert found == {
+        1: Network("nat", "08:00:27:52:9d:3b", None, "82540EM"),
+        2: Network("bridged", "08:00:27:0a:0b:0c", "en0: Wi-Fi (Wireless)", "virtio"),
+    }
 
 
-def _net(number: int, type: str = "nat") -> Network:
-    return Network(type, f"08:00:27:00:00:{number:02x}", None, "82540EM")
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_networks(kind: str) -> None:
+    """What showvminfo calls the source of each is known."""
+    told = KINDS[kind]
+    keys = {"hostonlynet": "hostonly-network", "natnetwork": "nat-network", "generic": "generic"}
+    info = {"nic3": kind, "nictype3": "virtio", "macaddress3": "0800270A0B0C"}
+    info |= {f"{keys.get(kind, told['flag'])}3": "x"} if "flag" in told else {}
+    source = "x" if "flag" in told else None
+    assert cards(flags_of(info)) == {3: Network(told["type"], "08:00:27:0a:0b:0c", source, "virtio")}
 
 
-def _slots(*numbers: int) -> dict[int, Card]:
-    """Cards by their numbers, 0 for an empty slot, as in eight slots."""
-    there = {slot: Card("nat", None, "82540EM", f"0800270000{number:02X}") for slot, number in enumerate(numbers, 1)}
-    return {slot: there[slot] if numbers[slot - 1 : slot] > (0,) else Card("none") for slot in range(1, 9)}
+def _card(number: int) -> Network:
+    return Network("nat", f"08:00:27:00:00:{number:02x}", None, "82540EM")
 
 
-@pytest.mark.parametrize(
-    ("before", "wanted", "changed"),
-    [
-        ((1, 2, 3), (1, 3), {2: 0}),
-        ((1, 2, 3), (1, 3, 4), {2: 0, 4: 4}),
-        ((1, 0, 3), (1, 3), {}),
-        ((1, 0, 3), (1, 3, 4), {4: 4}),
-        ((), (1, 2), {1: 1, 2: 2}),
-        ((1, 2), (), {1: 0, 2: 0}),
-        ((1, 2), (2, 1), {1: 0, 3: 1}),
-        ((1, 2, 3, 4, 5, 6, 7, 8), (2, 3, 4, 5, 6, 7, 9), {1: 0, 8: 9}),
-    ],
-)
-def test_arranging(before: tuple[int, ...], wanted: tuple[int, ...], changed: dict[int, int]) -> None:
-    """Cards that stay are not touched, and the order is the one asked for."""
-    words = arrange(_slots(*before), [_net(number) for number in wanted], {"nat": "nat"})
-    assert {slot: int(card.mac or "0", 16) & 0xFF for slot, card in words.items()} == changed
+def _wanted(have: dict[str, str], **fields: object) -> dict[str, str]:
+    spec = VMSpec("web", 1024 * 1024, 1, **fields)  # type: ignore[arg-type]
+    return write_spec(have, spec, frozenset(fields), {"nat": "nat"})
 
 
-def test_no_slot_is_left() -> None:
-    """Said before anything is done."""
-    with pytest.raises(UnsupportedError, match="VirtualBox has 8"):
-        arrange(_slots(1, 2, 3, 4, 5, 6, 7, 8), [_net(number) for number in range(1, 10)], {"nat": "nat"})
+def test_writing_cards() -> None:
+    """Only what changes is said, and a slot that loses its card keeps the rest for a later one."""
+    one = _wanted({}, networks=(_card(1),))
+    assert one == {"nic1": "nat", "nictype1": "82540EM", "macaddress1": "080027000001"}
+    assert _wanted(one, networks=(_card(1), _card(2))).keys() == {"nic2", "nictype2", "macaddress2"}
+    assert _wanted(one, networks=()) == {"nic1": "none"}
+
+
+def test_how_many_cards() -> None:
+    """The chipset that a machine has, or gets with them, decides."""
+    nine = tuple(_card(number) for number in range(1, 10))
+    with pytest.raises(UnsupportedError, match=r"there are 8\..*ich9"):
+        _wanted({}, networks=nine)
+    assert "nic9" in _wanted({"chipset": "ich9"}, networks=nine)
+    spec = VMSpec("web", 1024, 1, networks=nine, options={"chipset": "ich9"})
+    flags = write_spec({"chipset": "piix3"}, spec, frozenset({"networks", "options.chipset"}), {"nat": "nat"})
+    first, second = commands("UUID", {"chipset": "piix3"}, flags, {})
+    assert first == ["modifyvm", "UUID", "--chipset", "ich9"]
+    assert "--nic9" in second
+
+
+def test_commands_say_only_what_differs() -> None:
+    """And so the same function puts back what was."""
+    before = parse_info(INFO)
+    after = before | {"memory": "2048", "nic1": "none", "defaultfrontend": "headless"}
+    after |= {"SATA-1-0": "none", "SATA-0-0": "/vm/new.vdi"}
+    assert commands("UUID", before, flags_of(before), dict(disks(before))) == []
+    out, back, words = commands("UUID", after, flags_of(before), dict(disks(before)))
+    assert out[5:] == ["0", "--device", "0", "--medium", "none"]
+    assert back[5:] == ["1", "--device", "0", "--type", "hdd", "--medium", "C:\\vm\\disk.vdi"]
+    assert words[2:] == ["--defaultfrontend", "default", "--memory", "1024", "--nic1", "nat"]
+
+
+def test_a_controller_is_made_where_there_is_none() -> None:
+    """For the first disk."""
+    controller, disk = commands("UUID", {}, {}, {"SATA-0-0": "/vm/new.vdi"})
+    assert controller == ["storagectl", "UUID", "--name", "SATA", "--add", "sata"]
+    assert disk[:4] == ["storageattach", "UUID", "--storagectl", "SATA"]
 
 
 def test_snapshots() -> None:
@@ -162,23 +194,27 @@ Name: 'x', Host path: '/x' (machine mapping), writable
 
 Description:
 Name:                        liar
+UUID:                        413ea4b0-c0a2-4688-a464-10811430a6b8
 Memory size:                 1MB
 
 Name:                        old
 Groups:          /
 UUID:                        51111111-c0a2-4688-a464-10811430a6b8
 Memory size                  512MB
+Number of CPUs:              1
 State:                       running (since 2020-01-01T00:00:00.000000000)
 """
 
 
 def test_long_list() -> None:
     """One machine a record, whatever their descriptions say."""
-    assert list(machines("")) == []
-    first, second = machines(LONG)
-    assert (first["Name"], first["Memory size"], first["Number of CPUs"]) == ("  two  spaces", "1024MB", "2")
-    assert first["State"].startswith("powered off (")
-    assert (second["Name"], second["State"].partition(" (")[0]) == ("old", "running")
+    names = {"413ea4b0-c0a2-4688-a464-10811430a6b8": "  two  spaces", "51111111-c0a2-4688-a464-10811430a6b8": "old"}
+    assert list(summaries("", names)) == []
+    for text in (LONG, LONG.replace("\n", "\r\n")):
+        assert list(summaries(text, names)) == [
+            VMSummary("  two  spaces", "413ea4b0-c0a2-4688-a464-10811430a6b8", State.STOPPED, 1024 * 1024, 2),
+            VMSummary("old", "51111111-c0a2-4688-a464-10811430a6b8", State.RUNNING, 512 * 1024, 1),
+        ]
 
 
 def test_list() -> None:
@@ -186,29 +222,66 @@ def test_list() -> None:
     text = (
         '"a "b" {c}" {413ea4b0-c0a2-4688-a464-10811430a6b8}\n"<inaccessible>" {51111111-c0a2-4688-a464-10811430a6b8}\n'
     )
-    assert listed(text) == {"413ea4b0-c0a2-4688-a464-10811430a6b8": 'a "b" {c}'}
-    assert inaccessible(text) == ["51111111-c0a2-4688-a464-10811430a6b8"]
+    assert listed(text) == {
+        "413ea4b0-c0a2-4688-a464-10811430a6b8": 'a "b" {c}',
+        "51111111-c0a2-4688-a464-10811430a6b8": INACCESSIBLE,
+    }
 
 
-def test_blocks() -> None:
-    """Media, adapters: one thing a block."""
-    text = "UUID:           a\nParent UUID:    base\nLocation:       /vm/x: y.vdi\n\nUUID:           b\n\n"
-    first, second = blocks(text)
-    assert (first["Parent UUID"], first["Location"], second) == ("base", "/vm/x: y.vdi", {"UUID": "b"})
+def test_guest_systems() -> None:
+    """As 7.1 lists them, and as versions before it did."""
+    new = "ID / Description:       Debian_64 -- Debian (64-bit)\nFamily: Linux -- Linux\n"
+    old = "ID:          Debian_64\r\nDescription: Debian (64-bit)\r\nFamily ID:   Linux\r\n"
+    assert ostypes(new) == ostypes(old) == {"Debian (64-bit)": "Debian_64"}
 
 
-@pytest.mark.parametrize("option", [option for option in OPTIONS.values() if isinstance(option, Setting)], ids=str)
-def test_options_have_a_default(option: Setting) -> None:
-    """What VirtualBox is told when an option is taken away."""
-    words = option.write(None)
-    assert words[0].startswith("--")
-    assert len(words) % 2 == 0
-    assert option.read({}) in (None, "bios")
+@pytest.mark.parametrize("option", [each for each in OPTIONS.values() if isinstance(each, WordOption)], ids=str)
+def test_options_that_are_taken_away(option: WordOption) -> None:
+    """They get what a new machine has."""
+    name = f"options.{option.name}"
+    words = write_spec({}, VMSpec("web", 1024, 1), frozenset({name}), {})
+    assert words
+    assert option.read(words) == read_spec(NEW).options.get(option.name)
+    assert option.read({}) is None
 
 
-def test_boot_order() -> None:
-    """Four places, filled up with nothing."""
-    boot = OPTIONS["boot"]
-    assert isinstance(boot, Setting)
-    assert boot.write(("cdrom", "hd")) == ["--boot1", "dvd", "--boot2", "disk", "--boot3", "none", "--boot4", "none"]
-    assert boot.read({"boot1": "net", "boot2": "none", "boot3": "floppy"}) == ("network", "fd")
+@pytest.mark.parametrize(
+    ("name", "info", "value"),
+    [
+        ("ostype", {"ostype": "Debian_64"}, "Debian_64"),
+        ("chipset", {"chipset": "ICH9"}, "ich9"),
+        ("firmware", {"firmware": "BIOS"}, "bios"),
+        ("firmware", {"firmware": "EFI64"}, "uefi"),
+        ("headless", {"defaultfrontend": "headless"}, True),
+        ("headless", {"defaultfrontend": "sdl"}, False),
+        ("headless", {"defaultfrontend": ""}, None),
+        ("graphics", {"graphicscontroller": "VBoxSVGA"}, "vboxsvga"),
+        ("vram", {"vram": "33"}, 33),
+        ("vrde_port", {"vrde": "on", "vrdeport": "-1", "vrdeports": "3389"}, 3389),
+        ("vrde_port", {"vrde": "off", "vrdeport": "-1"}, None),
+        ("boot", {"boot1": "net", "boot2": "none", "boot3": "floppy"}, ("network", "fd")),
+    ],
+)
+def test_options_are_read(name: str, info: dict[str, str], value: object) -> None:
+    """In the words of several versions."""
+    option = OPTIONS[name]
+    assert isinstance(option, WordOption)
+    assert option.read(flags_of(info)) == value
+
+
+def test_options_are_written() -> None:
+    """All of them at once."""
+    values = {"ostype": "Debian_64", "firmware": "uefi", "headless": False, "vram": 33, "vrde_port": 3389}
+    spec = VMSpec("web", 1024, 1, options=values | {"boot": ("cdrom", "hd")})
+    assert write_spec({}, spec, frozenset(spec.values()) - {"name", "memory", "cpus"}, {}) == {
+        "ostype": "Debian_64",
+        "firmware": "efi",
+        "defaultfrontend": "gui",
+        "vram": "33",
+        "vrdeport": "3389",
+        "vrde": "on",
+        "boot1": "dvd",
+        "boot2": "disk",
+        "boot3": "none",
+        "boot4": "none",
+    }

@@ -74,7 +74,7 @@ def test_a_picture_comes_through_a_pipe(far: Hypervisor, lab: Path) -> None:
     program.chmod(0o755)
     uri = str(far.uri).partition("?")
     with connect(f"{uri[0]}?{uri[2]}&vboxmanage=/usr/local/bin/picture") as other:
-        assert other.runner.picture(["x"], doing="look") == b"\x89PNG\r\n"  # type: ignore[attr-defined]
+        assert other.runner.file(["x"], doing="look") == b"\x89PNG\r\n"  # type: ignore[attr-defined]
 
 
 def test_refused(far_uri: str, tmp_path: Path) -> None:

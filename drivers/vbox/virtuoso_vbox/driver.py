@@ -8,11 +8,10 @@ from virtuoso_core import URI, Hypervisor
 from virtuoso_core.diagnosis import Check
 from virtuoso_core.errors import ConnectError, DriverError, InvalidURIError
 from virtuoso_core.hypervisor import Credentials
+from virtuoso_core.programs import HostShell
 
-from .manage import LOAD_DRIVER, NO_DRIVER, VBoxManageHypervisor
-from .runner import find_program
-
-_ADVICE = "Install VirtualBox, or say where it is: vbox:///session?vboxmanage=/path/to/VBoxManage"
+from .manage import VBoxManageHypervisor, check_module
+from .runner import ADVICE, find_program
 
 
 def _backend(uri: URI) -> str:
@@ -20,10 +19,8 @@ def _backend(uri: URI) -> str:
     asked = uri.query.get("backend")
     if asked not in (None, "libvirt", "vboxmanage"):
         raise InvalidURIError(f"{uri} asks for the backend {asked!r}.", hint="There are vboxmanage and libvirt.")
-    if asked is not None:
-        return asked
     reachable = uri.transport == "ssh" or (uri.is_local and ("vboxmanage" in uri.query or find_program() is not None))
-    return "vboxmanage" if reachable else "libvirt"
+    return asked or ("vboxmanage" if reachable else "libvirt")
 
 
 class VBoxHypervisor(VBoxManageHypervisor):
@@ -44,31 +41,18 @@ class VBoxHypervisor(VBoxManageHypervisor):
         except (ConnectError, DriverError, ImportError) as error:
             if "backend" in uri.query or not uri.is_local:
                 raise
-            message = error.message if isinstance(error, (ConnectError, DriverError)) else f"{error}."
-            raise ConnectError(
-                f"Cannot connect to {uri}: there is no VBoxManage, and libvirt gives no way either: {message}",
-                hint=_ADVICE,
-                uri=uri,
-            ) from error
+            why = error.message if isinstance(error, (ConnectError, DriverError)) else f"{error}."
+            message = f"Cannot connect to {uri}: there is no VBoxManage, and libvirt gives no way either: {why}"
+            raise ConnectError(message, hint=ADVICE, uri=uri) from error
 
     @classmethod
     def _diagnose(cls, uri: URI) -> Iterable[Check]:
         if _backend(uri) == "libvirt":
-            yield Check("VBoxManage", "warn", "It was not found, or libvirt was asked for; libvirt is used.", _ADVICE)
+            yield Check("VBoxManage", "warn", "It was not found, or libvirt was asked for; libvirt is used.", ADVICE)
             from .libvirt import LibvirtVBoxHypervisor
 
             yield from LibvirtVBoxHypervisor._diagnose(uri)
         elif uri.is_local:
             program = uri.query.get("vboxmanage") or find_program()
             yield Check("VBoxManage", "ok", f"{program} is used.")
-            yield _check_driver()
-
-
-def _check_driver() -> Check:
-    import os
-
-    if not os.path.exists("/proc/version"):
-        return Check("Kernel module", "skip", "This is no Linux.")
-    if os.path.exists("/dev/vboxdrv"):
-        return Check("Kernel module", "ok", "/dev/vboxdrv is there.")
-    return Check("Kernel module", "fail", f"{NO_DRIVER}: no machine starts.", LOAD_DRIVER)
+            yield check_module(HostShell(uri))

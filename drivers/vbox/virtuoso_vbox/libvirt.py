@@ -6,14 +6,14 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
-from virtuoso_core import URI
+from virtuoso_core import URI, Hypervisor
 from virtuoso_core.errors import ConnectError, HypervisorError, InvalidStateError, VirtuosoError, VMNotFoundError
 from virtuoso_core.hypervisor import Credentials
 from virtuoso_core.libvirt_base import LibvirtHypervisor, LibvirtVM, Wiring, XmlOption
 from virtuoso_core.libvirt_base.connection import Connection
 from virtuoso_core.libvirt_base.networks import Wirings
 from virtuoso_core.libvirt_base.options import BOOT
-from virtuoso_core.spec import Feature, State, option_table
+from virtuoso_core.spec import BASIC, Feature, State, option_table
 from virtuoso_core.vm import VM
 from virtuoso_core.xml import DomainDocument
 
@@ -39,8 +39,7 @@ class LibvirtVBoxVM(LibvirtVM):
                 raise
             raise VMNotFoundError(
                 f"Could not {doing} the VM {self._known_name!r}: it does not exist on {self._hypervisor.uri}.",
-                vm=self._known_name,
-                uri=self._hypervisor.uri,
+                **self._where,
             ) from error.__cause__
 
     def _define(self, document: DomainDocument, *, validate: bool) -> Any:
@@ -68,8 +67,7 @@ class LibvirtVBoxVM(LibvirtVM):
             raise InvalidStateError(
                 f"The VM {self._known_name!r} {problem}: libvirt can only replace it. Nothing was changed.",
                 hint=hint,
-                vm=self._known_name,
-                uri=self._hypervisor.uri,
+                **self._where,
             )
 
 
@@ -78,7 +76,7 @@ class LibvirtVBoxHypervisor(LibvirtHypervisor):
 
     name = "vbox"
     schemes = ("vbox",)
-    features = frozenset(Feature) - {Feature.RENAME, Feature.ADDRESSES}
+    features = BASIC - {Feature.RENAME, Feature.ADDRESSES}
     mac_prefix = "08:00:27"
     vm_class = LibvirtVBoxVM
     daemon = "virtvboxd"
@@ -125,8 +123,4 @@ class LibvirtVBoxHypervisor(LibvirtHypervisor):
         return f"VirtualBox by libvirt: {super()._version()}"
 
     def _find_vm(self, key: str) -> VM:
-        found = {domain.UUIDString(): domain for domain in self._domains()}
-        domain = found.get(key.lower()) or next((each for each in found.values() if each.name() == key), None)
-        if domain is None:
-            raise VMNotFoundError(f"There is no VM {key!r} on {self.uri}.", vm=key, uri=self.uri)
-        return self._vm(domain)
+        return Hypervisor._find_vm(self, key)  # for a VM that is not there, libvirt's driver has no code

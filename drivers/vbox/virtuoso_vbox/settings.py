@@ -1,35 +1,45 @@
-"""From what VBoxManage prints of a machine to plain data, and from that to VBoxManage's words. Nothing is run here."""
+"""A machine as VBoxManage prints it, as flags of its ``modifyvm``, and as plain data. Nothing is run here."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from types import MappingProxyType
 from typing import Any
 
-from virtuoso_core.errors import UnsupportedError
-from virtuoso_core.spec import Network, Option, State, option_table
+from virtuoso_core.facts import VMSummary
+from virtuoso_core.spec import Network, State, VMSpec, option_table
+from virtuoso_core.words import WordOption, arrange
+
+_WORDS: dict[str, Any] = tomllib.loads(files(__package__).joinpath("virtualbox.toml").read_text(encoding="utf-8"))
 
 Info = Mapping[str, str]
 """A machine as ``showvminfo --machinereadable`` tells it."""
+Flags = Mapping[str, str]
+"""A machine as ``modifyvm`` is told to make it: each flag with its word."""
+NEW: Flags = MappingProxyType(_WORDS["new"])
+_FLAGS: Mapping[str, str] = _WORDS["flags"]
+KINDS: Mapping[str, Mapping[str, str]] = MappingProxyType(_WORDS["kinds"])
+NETWORKS: Mapping[str, str] = MappingProxyType(_WORDS["networks"])
+MODELS: tuple[str, ...] = tuple(_WORDS["models"])
+PROGRAMS: tuple[str, ...] = tuple(_WORDS["programs"])
+OPTIONS = option_table(*(WordOption.from_dict({"name": name} | told) for name, told in _WORDS["options"].items()))
+_SETTINGS = {f"options.{option.name}": option for option in OPTIONS.values() if isinstance(option, WordOption)}
 
 # a key, and a value that is quoted (then it may have lines) or not
-_PAIR = re.compile(
-    r'^(?:"((?:[^"\\\n]|\\.)+)"|([^"=\n]+))=(?:"((?:[^"\\]|\\.)*)"|([^\r\n]*))\r?$', re.MULTILINE | re.DOTALL
-)
+_PAIR = re.compile(r'^(?:"((?:[^"\\\n]|\\.)+)"|([^"=\n]+))=(?:"((?:[^"\\]|\\.)*)"|([^\r\n]*))\r?$', re.M | re.S)
 _VOLATILE = re.compile(r"^(?:VMState|VMStateChangeTime|VideoMode)=.*\n", re.MULTILINE)
 
 
 def parse_info(text: str) -> dict[str, str]:
     """The pairs; of a key that comes twice, the first."""
     found: dict[str, str] = {}
-    for quoted, plain, value, bare in _PAIR.findall(text):
-        found.setdefault(_unescaped(quoted) or plain, _unescaped(value) or bare)
+    for pair in _PAIR.findall(text):
+        quoted, plain, value, bare = (re.sub(r'\\(["\\])', r"\1", part) for part in pair)
+        found.setdefault(quoted or plain, value or bare)
     return found
-
-
-def _unescaped(text: str) -> str:
-    return re.sub(r'\\(["\\])', r"\1", text)
 
 
 def configuration(text: str) -> str:
@@ -37,273 +47,108 @@ def configuration(text: str) -> str:
     return _VOLATILE.sub("", text)
 
 
-_STATES = {
-    "poweroff": State.STOPPED,
-    "powered off": State.STOPPED,
-    "teleported": State.STOPPED,
-    "saved": State.SUSPENDED,
-    "aborted-saved": State.SUSPENDED,
-    "aborted": State.CRASHED,
-    "paused": State.PAUSED,
-    **dict.fromkeys(("running", "starting", "stopping", "saving", "restoring", "livesnapshotting"), State.RUNNING),
-    **dict.fromkeys(("live snapshotting", "onlinesnapshotting", "online snapshotting"), State.RUNNING),
-    **dict.fromkeys(("deletingsnapshot", "deleting snapshot", "settingup", "setting up"), State.STOPPED),
-    **dict.fromkeys(("offlinesnapshotting", "offline snapshotting", "restoringsnapshot"), State.STOPPED),
-}
-
-
 def state_of(word: str) -> State:
     """Our state for VirtualBox's short or long name of one. A "guru meditation" is none that can be named."""
-    return _STATES.get(word, State.UNKNOWN)
+    return State(next((state for state, words in _WORDS["states"].items() if word in words), "unknown"))
 
 
-# Options.
+# Flags.
 
 
-@dataclass(frozen=True)
-class Setting(Option):
-    """An option with its place among VBoxManage's.
-
-    Attributes:
-        key: what it is called in ``showvminfo``.
-        read: from the text there; None where it says nothing.
-        write: to the words for ``modifyvm``; for None those that make it what VirtualBox has by itself.
-    """
-
-    key: str = ""
-    read: Callable[[Info], Any] = field(default=lambda info: None, repr=False, compare=False)
-    write: Callable[[Any], list[str]] = field(default=lambda value: [], repr=False, compare=False)
+def flags_of(info: Info) -> dict[str, str]:
+    """What would make the machine what it is."""
+    names = {key: key.rstrip("0123456789") for key, word in info.items() if word}
+    found = {_FLAGS[name] + key.removeprefix(name): info[key] for key, name in names.items() if name in _FLAGS}
+    return {"defaultfrontend": "default"} | found
 
 
-_DEVICES = {"hd": "disk", "cdrom": "dvd", "network": "net", "fd": "floppy"}
+def read_spec(flags: Flags, disk_image: str | None = None) -> VMSpec:
+    """A machine as plain data."""
+    options = {each.name: value for each in _SETTINGS.values() if (value := each.read(flags)) is not None}
+    networks = tuple(cards(flags).values())
+    memory, cpus = int(flags["memory"]) * 1024, int(flags["cpus"])
+    return VMSpec(flags["name"], memory, cpus, disk_image, networks, MappingProxyType(options))
 
 
-def _read_boot(info: Info) -> tuple[str, ...] | None:
-    ours = {theirs: name for name, theirs in _DEVICES.items()}
-    return tuple(ours[word] for at in "1234" if (word := info.get(f"boot{at}", "")) in ours) or None
-
-
-def _write_boot(value: tuple[str, ...] | None) -> list[str]:
-    order = [_DEVICES[name] for name in value or ("fd", "cdrom", "hd")] + ["none"] * 4
-    return [word for at in range(4) for word in (f"--boot{at + 1}", order[at])]
-
-
-def _read_headless(info: Info) -> bool | None:
-    return info["defaultfrontend"] == "headless" if info.get("defaultfrontend") else None
-
-
-def _choice(name: str, doc: str, key: str, default: str, choices: tuple[str, ...]) -> Setting:
-    """A setting that is one word, the same in ``modifyvm`` and in ``showvminfo``."""
-    return Setting(
-        name,
-        "str",
-        doc,
-        choices=choices,
-        read=lambda info: info[key].lower() if key in info else None,
-        write=lambda value: [f"--{key}", value or default],
-    )
-
-
-OPTIONS = option_table(
-    Setting(
-        "ostype",
-        "str",
-        "VirtualBox's name of the guest's system, such as Debian_64; `VBoxManage list ostypes` lists them.",
-        minimum=1,
-        maximum=64,
-        example="Debian_64",
-        read=lambda info: info.get("ostype"),
-        write=lambda value: ["--ostype", value or "Linux_64"],
-    ),
-    _choice("chipset", "The machine's chipset; ich9 has 36 network cards.", "chipset", "piix3", ("piix3", "ich9")),
-    Setting(
-        "firmware",
-        "str",
-        "What starts the machine.",
-        choices=("bios", "uefi"),
-        read=lambda info: "uefi" if info.get("firmware", "").lower().startswith("efi") else "bios",
-        write=lambda value: ["--firmware", "efi" if value == "uefi" else "bios"],
-    ),
-    Setting(
-        "headless",
-        "bool",
-        "Started without a window; set to False with one. Unset: with one where there is a screen.",
-        read=_read_headless,
-        write=lambda value: ["--defaultfrontend", {True: "headless", False: "gui"}.get(value, "default")],
-    ),
-    _choice("graphics", "The graphics card.", "graphicscontroller", "vmsvga", ("vmsvga", "vboxsvga", "vboxvga")),
-    Setting(
-        "vram",
-        "int",
-        "The graphics card's memory in MiB.",
-        minimum=2,
-        maximum=256,
-        read=lambda info: int(info["vram"]) if info.get("vram", "").isdecimal() else None,
-        write=lambda value: ["--vram", str(value or 16)],
-    ),
-    Setting(
-        "vrde_port",
-        "int",
-        "The port of the remote screen (RDP, with VirtualBox's extension pack); without one there is no such screen.",
-        minimum=1,
-        maximum=65535,
-        read=lambda info: int(info["vrdeports"]) if info.get("vrdeports", "").isdecimal() else None,
-        write=lambda value: ["--vrde", "on", "--vrdeport", str(value)] if value else ["--vrde", "off"],
-    ),
-    Setting(
-        "boot",
-        "list",
-        "What to boot from.",
-        choices=tuple(_DEVICES),
-        read=_read_boot,
-        write=_write_boot,
-    ),
-)
-
-
-def settings() -> list[Setting]:
-    """The options in the order in which they are written: the chipset decides how many network cards there are."""
-    return [option for option in OPTIONS.values() if isinstance(option, Setting)]
-
-
-# Network cards.
-
-_SOURCES = {  # VirtualBox's kinds of connection that name something: the flag, and the key in showvminfo
-    "bridged": ("bridgeadapter", "bridgeadapter"),
-    "hostonly": ("hostonlyadapter", "hostonlyadapter"),
-    "hostonlynet": ("host-only-net", "hostonly-network"),
-    "intnet": ("intnet", "intnet"),
-    "natnetwork": ("nat-network", "nat-network"),
-    "generic": ("nicgenericdrv", "generic"),
-}
-_OURS = {"nat": "nat", "bridged": "bridged", "hostonly": "host_only", "hostonlynet": "host_only", "intnet": "internal"}
-MODELS = ("82540EM", "82543GC", "82545EM", "Am79C970A", "Am79C973", "virtio", "usbnet")
-
-
-@dataclass(frozen=True)
-class Card:
-    """A network card as VirtualBox has it. ``kind`` is its word for the connection, "none" for no card."""
-
-    kind: str
-    source: str | None = None
-    model: str | None = None
-    mac: str = ""
-
-    def network(self) -> Network:
-        """As this library has it."""
-        mac = ":".join(self.mac[at : at + 2] for at in range(0, 12, 2)).lower()
-        return Network(_OURS.get(self.kind, "other"), mac, self.source, self.model)
-
-    def words(self, slot: int) -> list[str]:
-        """What makes the card in the slot this one; without one, the slot keeps the rest for a later one."""
-        words = [f"--nic{slot}", self.kind]
-        if self.kind == "none":
-            return words
-        words += [f"--nictype{slot}", self.model] if self.model else []
-        words += [f"--macaddress{slot}", self.mac] if self.mac else []
-        if self.kind in _SOURCES and self.source:
-            words += [f"--{_SOURCES[self.kind][0]}{slot}", self.source]
-        return words
-
-
-def cards(info: Info) -> dict[int, Card]:
-    """The card in each slot, empty ones too."""
-    slots = sorted(int(key[3:]) for key in info if re.fullmatch(r"nic\d+", key))
-    return {slot: _card(info, slot) for slot in slots}
-
-
-def _card(info: Info, slot: int) -> Card:
-    kind = info[f"nic{slot}"]
-    source = info.get(f"{_SOURCES[kind][1]}{slot}") if kind in _SOURCES else None
-    return Card(kind, source or None, info.get(f"nictype{slot}"), info.get(f"macaddress{slot}", ""))
-
-
-def arrange(before: Mapping[int, Card], networks: Iterable[Network], kinds: Mapping[str, str]) -> dict[int, Card]:
-    """Which slots to change to what, so that the machine has those networks in that order.
+def write_spec(have: Flags, spec: VMSpec, changed: frozenset[str], kinds: Mapping[str, str]) -> dict[str, str]:
+    """The flags for the changed values.
 
     Args:
-        before: the card in each slot.
-        networks: wanted; cards that are there already stay in their slots, with all their settings.
-        kinds: VirtualBox's word for each of our types.
+        have: the machine's own.
+        spec: what is wanted; for an option without a value, what a new machine has.
+        changed: the names of the values, as in ``VMSpec.values``.
+        kinds: VirtualBox's word for each of our types of network.
 
     Raises:
-        UnsupportedError: there are not as many slots.
+        UnsupportedError: there are not as many slots for network cards.
     """
-    at = {card.network().mac_address: slot for slot, card in before.items() if card.kind != "none"}
-    after = dict.fromkeys((slot for slot, card in before.items() if card.kind != "none"), Card("none"))
-    last = 0
-    for network in networks:
-        slot = at.get(network.mac_address, 0)
-        if slot > last and before[slot].network() == network:
-            after.pop(slot)
-            last = slot
-            continue
-        taken = {at[other.mac_address] for other in networks if other.mac_address in at} - {slot}
-        free = [other for other in before if other > last and other not in taken]
-        last = next((other for other in free if before[other].kind == "none"), free[0] if free else 0)
-        if not last:
-            raise UnsupportedError(
-                f"There is no slot left for the network card {network.mac_address}: VirtualBox has {len(before)}.",
-                hint="Take another card away first, or set the option chipset to 'ich9', which has 36, and save first.",
-            )
-        mac = network.mac_address.replace(":", "").upper()
-        after[last] = Card(kinds[network.type], network.source, network.model, mac)
-    return after
+    fields = {"name": spec.name, "memory": str(spec.memory // 1024), "cpus": str(spec.cpus)}
+    flags = {name: word for name, word in fields.items() if name in changed}
+    values = read_spec(NEW).values() | spec.values()
+    for name in [each for each in _SETTINGS if each in changed]:
+        flags |= _SETTINGS[name].write(values.get(name))
+    if "networks" in changed:
+        slots = range(1, 37 if {**have, **flags}.get("chipset") == "ich9" else 9)
+        advice = ", or set the option chipset to 'ich9', which has 36"
+        for slot, network in arrange(cards(have), spec.networks, slots, advice).items():
+            flags |= _card_flags(slot, network, kinds)
+    return flags
 
 
-# Disks.
+def mac_address(digits: str) -> str:
+    """Twelve digits as this library has them."""
+    return ":".join(re.findall("..", digits)).lower()
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a disk is plugged in."""
-
-    controller: str
-    port: int
-    device: int
-
-    def words(self) -> list[str]:
-        """For ``storageattach``."""
-        return ["--storagectl", self.controller, "--port", str(self.port), "--device", str(self.device)]
+def cards(flags: Flags) -> dict[int, Network]:
+    """The network cards by their slots; of a kind that is none of ours, as "other"."""
+    found = {}
+    for slot in range(1, 37):
+        if (kind := flags.get(f"nic{slot}", "none")) != "none":
+            told = KINDS.get(kind, KINDS["null"])
+            mac, source = mac_address(flags.get(f"macaddress{slot}", "")), flags.get(f"{told.get('flag')}{slot}")
+            found[slot] = Network(told["type"], mac, source, flags.get(f"nictype{slot}"))
+    return found
 
 
-def _controllers(info: Info) -> list[tuple[str, str, int]]:
-    """Name, type and number of ports of each but the floppy's."""
-    numbers = sorted(int(key[21:]) for key in info if re.fullmatch(r"storagecontrollername\d+", key))
-    found = [(info[f"storagecontrollername{n}"], info.get(f"storagecontrollertype{n}", ""), n) for n in numbers]
-    return [
-        (name, type, int(info.get(f"storagecontrollermaxportcount{n}", "1")))
-        for name, type, n in found
-        if type != "I82078"
-    ]
+def _card_flags(slot: int, network: Network | None, kinds: Mapping[str, str]) -> dict[str, str]:
+    """What puts a card into a slot; without one the slot keeps the rest for a later one."""
+    if network is None:
+        return {f"nic{slot}": "none"}
+    kind = kinds[network.type]
+    words = {"nic": kind, "nictype": network.model, "macaddress": network.mac_address.replace(":", "").upper()}
+    words |= {KINDS[kind].get("flag", ""): network.source}
+    return {f"{flag}{slot}": word for flag, word in words.items() if flag and word}
 
 
-def _places(info: Info) -> Iterable[Place]:
-    for name, type, ports in _controllers(info):
-        for port in range(ports):
-            for device in range(2 if type in ("PIIX3", "PIIX4", "ICH6") else 1):
-                yield Place(name, port, device)
+# Disks. A place for one is called as in showvminfo: controller, port and device, such as "SATA-0-0".
 
 
-def _medium(info: Info, place: Place) -> str:
-    return info.get(f"{place.controller}-{place.port}-{place.device}", "none")
+def controllers(info: Info) -> dict[str, str]:
+    """The types of the disk controllers by their names; a floppy's is none."""
+    names = [key for key in info if key.startswith("storagecontrollername")]
+    types = {info[key]: info.get(key.replace("name", "type"), "") for key in names}
+    return {name: type for name, type in types.items() if type != "I82078"}
 
 
-def disks(info: Info) -> dict[Place, str]:
-    """The hard disks, the main one first, each with the file of its medium; drives for CDs are something else."""
-    return {
-        place: medium
-        for place in _places(info)
-        if (medium := _medium(info, place)) not in ("none", "emptydrive")
-        and f"{place.controller}-IsEjected-{place.port}-{place.device}" not in info
-    }
+def _media(info: Info) -> dict[str, str]:
+    """What is at each place for a disk or a CD."""
+    found = {key: re.fullmatch(r"(.+)-\d+-\d+", key) for key in info}
+    return {key: info[key] for key, match in found.items() if match and match[1] in controllers(info)}
 
 
-def free_place(info: Info) -> Place | None:
-    """Where a first hard disk can be plugged in: SATA before others."""
-    free = [place for place in _places(info) if _medium(info, place) == "none"]
-    types = {name: type for name, type, _ in _controllers(info)}
-    return min(free, key=lambda place: types[place.controller] != "IntelAhci", default=None)
+def disks(info: Info) -> dict[str, str]:
+    """The file of each hard disk by its place, the main one first; drives for CDs are something else."""
+    found = {place: medium for place, medium in _media(info).items() if medium not in ("none", "emptydrive")}
+    cds = {place for place in found if re.sub(r"(-\d+-\d+)$", r"-IsEjected\1", place) in info}
+    return {place: medium for place, medium in found.items() if place not in cds}
+
+
+def main_place(info: Info) -> str:
+    """Where the main disk is, or goes: SATA before others; there may be no such controller yet."""
+    free = [place for place, medium in _media(info).items() if medium == "none"]
+    sata = [place for place in free if controllers(info)[place.rsplit("-", 2)[0]] == "IntelAhci"]
+    return [*disks(info), *sata, *free, "SATA-0-0"][0]
 
 
 def snapshots(info: Info) -> list[str]:
@@ -317,35 +162,53 @@ def is_chain(info: Info) -> bool:
     return not branched and info.get("CurrentSnapshotUUID") == snapshots(info)[-1]
 
 
+# Commands.
+
+
+def plug(uuid: str, place: str, image: str | None) -> list[str]:
+    """Plugs an image in; None plugs out what is there."""
+    controller, port, device = place.rsplit("-", 2)
+    words = ["storageattach", uuid, "--storagectl", controller, "--port", port, "--device", device]
+    return [*words, *(["--type", "hdd"] if image else []), "--medium", image or "none"]
+
+
+def commands(uuid: str, info: Info, flags: Flags, images: Mapping[str, str | None]) -> list[list[str]]:
+    """What makes a machine one with those flags, and those images at those places; each command does all or nothing."""
+    now, have = disks(info), flags_of(info)
+    todo = [plug(uuid, place, None) for place in now if images.get(place) is None]
+    for place, image in images.items():
+        if image is not None and place.rsplit("-", 2)[0] not in controllers(info):
+            todo.append(["storagectl", uuid, "--name", "SATA", "--add", "sata"])
+        if image is not None and now.get(place) != image:
+            todo.append(plug(uuid, place, image))
+    words = {flag: word for flag, word in flags.items() if have.get(flag) != word}
+    first = {"chipset": words.pop("chipset")} if words.get("chipset") == "ich9" else {}
+    for some in filter(None, (first, words)):  # only the next call sees how many cards that chipset has
+        todo.append(["modifyvm", uuid, *(text for flag, word in some.items() for text in (f"--{flag}", word))])
+    return todo
+
+
 # Lists.
 
-_BLOCK = re.compile(r"\n\s*\n")
-_MACHINE = re.compile(r"^Name: +(.*)\n(?:Encryption: .*\n)?Groups: ", re.MULTILINE)
+INACCESSIBLE = "<inaccessible>"
 _LISTED = re.compile(r'^"(.*)" \{([0-9a-f-]{36})\}\r?$', re.MULTILINE)
+_REST = r"\r?\n(?:(?!UUID:).*\n)*?"  # of a machine; a description comes after all that is looked for
+_SUMMARY = rf"^UUID: +(\S+){_REST}Memory size:? +(\d+)MB{_REST}Number of CPUs: +(\d+){_REST}State: +(.+?) \("
 
 
 def listed(text: str) -> dict[str, str]:
-    """The names by the UUIDs, of ``list vms``; those of machines whose settings cannot be read are left out."""
-    return {uuid: name for name, uuid in _LISTED.findall(text) if name != "<inaccessible>"}
+    """The names by the UUIDs, of ``list vms``; a machine whose settings cannot be read is INACCESSIBLE."""
+    return {uuid: name for name, uuid in _LISTED.findall(text)}
 
 
-def inaccessible(text: str) -> list[str]:
-    """The UUIDs of machines whose settings cannot be read."""
-    return [uuid for name, uuid in _LISTED.findall(text) if name == "<inaccessible>"]
+def ostypes(text: str) -> dict[str, str]:
+    """The names of guest systems by their descriptions, of ``list ostypes``; before 7.1 these were two lines."""
+    pattern = r"^ID(?: / Description)?: *(\S+)(?: -- |\r?\nDescription: *)(.*?)\r?$"
+    return {description: name for name, description in re.findall(pattern, text, re.MULTILINE)}
 
 
-def machines(text: str) -> Iterable[dict[str, str]]:
-    """The lines of each machine, of ``list --long vms``; a description cannot pass for one of them."""
-    starts = [match.start() for match in _MACHINE.finditer(text)]
-    for start, end in zip(starts, [*starts[1:], len(text)], strict=False):
-        pairs = re.findall(r"^([A-Z][\w .]*?: +)(.*?)\r?$", text[start:end], re.MULTILINE)
-        width = next((len(key) for key, _ in pairs if key.startswith("UUID:")), 0)  # a name may start with spaces
-        found = {(key + value)[:width].rstrip(" :"): (key + value)[width:] for key, value in reversed(pairs)}
-        yield found  # of a key that comes twice, the first
-
-
-def blocks(text: str) -> Iterable[dict[str, str]]:
-    """What VBoxManage lists as lines of "Key: value" with an empty line between two things."""
-    for block in _BLOCK.split(text):
-        if found := dict(re.findall(r"^([^:\n]+):[ \t]*(.*?)\r?$", block, re.MULTILINE)):
-            yield found
+def summaries(text: str, names: Mapping[str, str]) -> Iterable[VMSummary]:
+    """The machines with those names by their UUIDs, of ``list --long vms``."""
+    for uuid, memory, cpus, state in re.findall(_SUMMARY, text, re.MULTILINE):
+        if uuid in names:
+            yield VMSummary(names[uuid], uuid, state_of(state), int(memory) * 1024, int(cpus))
