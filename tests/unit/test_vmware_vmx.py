@@ -51,6 +51,7 @@ def test_a_new_line_goes_to_the_end_and_leaves_no_trace(lines: list[bytes], end:
         (b'displayName = "50%25 %2f %5c % 5%"', "50% / \\ % 5%"),
         (b'.encoding = "windows-1252"\ndisplayName = "B\xe4r"', "Bär"),
         (b'.encoding = "GBK"\ndisplayName = "\xba\xba"', "汉"),
+        (b'.encoding = "base64"\ndisplayName = "plain"', "plain"),
         (b'.encoding = "no-such-thing"\ndisplayName = "\xc3\xa4"', "ä"),
         (b"memsize = 1", "guest"),
         (b"DISPLAYNAME=plain", "plain"),

@@ -17,9 +17,11 @@ from typing import Any, ClassVar
 
 import pytest
 
+import virtuoso_core
 from tests.labs.hosts import LabError, guest_image
 from virtuoso_core import VM, Hypervisor, SaveResult, State, connect
 from virtuoso_core.errors import (
+    AddressTimeoutError,
     ConnectError,
     HypervisorError,
     ImageFormatError,
@@ -142,6 +144,14 @@ class TestWorkstationSuite(HypervisorSuite):
     def disk_image(self, disk_image: str) -> str:
         return disk_image
 
+    @pytest.fixture
+    def further_image(self, request: pytest.FixtureRequest, disk_image: str) -> str:
+        folder = Path(disk_image).parent
+        if request.function.__name__ == "test_cdrom":
+            (folder / "disc.iso").write_bytes(bytes(2048))
+            return str(folder / "disc.iso")
+        return make_disk(folder / "further.vmdk")
+
     def test_foreign_xml_survives(self) -> None:
         pytest.skip("there is no domain XML to lose: see test_only_the_changed_lines_change")
 
@@ -175,6 +185,21 @@ def test_a_running_machine_that_libvirt_cannot_read(foreign: Path, spoil: Callab
         connect(URI)
     assert str(foreign) in caught.value.hint
     assert said in caught.value.hint
+
+
+def test_doctor_tells_what_libvirt_must_read(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look() -> tuple[str, str]:
+        checks = list(WorkstationHypervisor._diagnose(virtuoso_core.URI.parse(URI)))
+        return next((check.status, check.explanation) for check in checks if check.name == "Running machines")
+
+    status, explanation = look()
+    assert (status, str(foreign) in explanation) == ("ok", True)
+    foreign.write_bytes(FOREIGN.replace(b'"nat"', b'"hostonly"'))
+    status, explanation = look()
+    assert (status, "hostonly" in explanation) == ("fail", True)
+    monkeypatch.setenv("VMRUN_STATE", str(foreign))  # where vmrun itself fails
+    status, explanation = look()
+    assert (status, "vmrun list failed" in explanation) == ("fail", True)
 
 
 # Life.
@@ -255,6 +280,70 @@ def test_suspended(vm: VM) -> None:
     assert os.listdir(vmx.parent) == ["disk.vmdk"]
 
 
+def test_suspend_and_go_on(vm: VM, bench: Path) -> None:
+    """By vmrun: the .vmx says where the memory is, for any program, until it runs again."""
+    vmx = Path(vm.native)
+    vm.start()
+    vm.suspend()
+    assert vm.state is State.SUSPENDED
+    with connect(URI) as other:
+        assert other.summaries()[0].state is State.SUSPENDED
+    assert len(list(vmx.parent.glob("*.vmss"))) == 1
+    vm.start()
+    assert vm.state is State.RUNNING
+    assert list(vmx.parent.glob("*.vmss")) == []
+    vm.stop(timeout=0)
+    assert vm.state is State.STOPPED
+    assert f"-T ws suspend {vmx} hard" in calls(bench)
+
+
+def test_player_cannot_suspend(disk_image: str) -> None:
+    with connect("vmwareplayer:///session") as hypervisor:
+        vm = hypervisor.new_vm()
+        vm.name, vm.disk_image = "web", disk_image
+        vm.save()
+        vm.start()
+        with pytest.raises(UnsupportedError, match="suspend"):
+            vm.suspend()
+
+
+def test_the_address_that_tools_tell(vm: VM, monkeypatch: pytest.MonkeyPatch) -> None:
+    vm.start()
+    with pytest.raises(AddressTimeoutError, match="tools: .*VMware Tools are not running") as caught:
+        vm.wait_for_address(timeout=0.2)
+    assert "open-vm-tools" in caught.value.hint
+    monkeypatch.setenv("VMRUN_ADDRESS", "unknown")
+    assert vm.addresses() == ()
+    monkeypatch.setenv("VMRUN_ADDRESS", "192.0.2.7")
+    assert (vm.wait_for_address(timeout=10).ip, vm.addresses()[0].source) == ("192.0.2.7", "tools")
+
+
+def test_disks_and_discs(hypervisor: Hypervisor, disk_image: str, tmp_path: Path) -> None:
+    """All are in the .vmx, as VMware names them; one that is gone is noticed before the start."""
+    more, disc = make_disk(tmp_path / "more" / "data.vmdk"), tmp_path / "install.iso"
+    disc.write_bytes(bytes(2048))
+    vm = hypervisor.new_vm()
+    vm.name, vm.disk_image, vm.cdrom = "web", disk_image, more
+    with pytest.raises(ImageFormatError, match=r"\.iso"):
+        vm.save()
+    vm.cdrom = disc
+    vm.add_disk(more)
+    vm.cloud_init(user="me")
+    vm.save()
+    text = Path(vm.native).read_text()
+    seed = next(Path(disk_image).parent.glob("web-*.cloud-init.iso"))
+    assert seed.stat().st_mode & 0o777 == 0o600
+    for name in (str(disc), more, str(seed)):
+        assert f'fileName = "{name}"' in text
+    assert text.count('deviceType = "cdrom-image"') == 2
+    disc.unlink()
+    with pytest.raises(ImageNotFoundError, match=r"install\.iso"):
+        vm.start()
+    vm.destroy()
+    assert not seed.exists()
+    assert os.path.exists(more)
+
+
 def test_a_running_vm_is_not_changed(vm: VM) -> None:
     vm.start()
     before = Path(vm.native).read_bytes()
@@ -286,6 +375,9 @@ def test_other_changes_are_refused(hypervisor: Hypervisor, vm: VM) -> None:
     before = Path(vm.native).read_bytes()
     changes: list[Callable[[VM], object]] = [
         lambda vm: setattr(vm, "disk_image", None),
+        lambda vm: setattr(vm, "cdrom", "/images/disc.iso"),
+        lambda vm: vm.add_disk("/images/data.vmdk"),
+        lambda vm: vm.cloud_init(user="me"),
         lambda vm: vm.network("nat"),
         lambda vm: setattr(vm, "name", "another"),
     ]

@@ -8,23 +8,24 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import ParamSpec, Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import unquote
+
+from platformdirs import user_state_path
 
 from virtuoso_core import URI, VM, ConnectError, Credentials, Feature, Hypervisor, Network, Option
 from virtuoso_core.diagnosis import Check, install
-from virtuoso_core.errors import HypervisorError, InvalidNetworkError, VMNotFoundError
+from virtuoso_core.errors import HypervisorError, InvalidNetworkError
 from virtuoso_core.hypervisor import default_spec
-from virtuoso_core.spec import option_table
+from virtuoso_core.spec import BASIC, option_table
 
 from . import qemu, store
 from .vm import QmpVM
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -44,9 +45,8 @@ class QmpHypervisor(Hypervisor):
     def __init__(self, uri: URI, folder: Path, version: tuple[int, ...], *, readonly: bool = False) -> None:
         super().__init__(uri, readonly=readonly)
         self.folder, self.qemu_version = folder, version
-        self.features = frozenset(Feature) - {Feature.ADDRESSES}
-        if version < (7, 1):
-            self.features -= {Feature.SCREENSHOT}  # it knew no PNG
+        too_old = {Feature.SCREENSHOT} if version < (7, 1) else set()  # it knew no PNG
+        self.features = BASIC - {Feature.ADDRESSES} - too_old
 
     @classmethod
     def open(cls, uri: URI, *, readonly: bool = False, credentials: Credentials | None = None) -> Self:
@@ -56,7 +56,7 @@ class QmpHypervisor(Hypervisor):
         for check in cls._diagnose(uri):
             if check.status == "fail":
                 raise ConnectError(check.explanation, hint=check.advice, uri=uri)
-        folder = store.session_folder() if uri.path == "/session" else Path(unquote(uri.path))
+        folder = user_state_path("virtuoso-qmp") if uri.path == "/session" else Path(unquote(uri.path))
         try:
             if not readonly:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class QmpHypervisor(Hypervisor):
     def _diagnose(cls, uri: URI) -> Iterable[Check]:
         if sys.platform != "linux":
             yield Check("system", "fail", "The qmp driver looks at processes as Linux shows them.")
-        if missing := [program for program in (qemu.QEMU, qemu.QEMU_IMG) if shutil.which(program) is None]:
+        if missing := [program for program in (qemu.QEMU, "qemu-img") if shutil.which(program) is None]:
             advice = install("qemu-system-x86 qemu-utils", "qemu-system-x86 qemu-img")
             yield Check("QEMU", "fail", f"{' and '.join(missing)} cannot be found.", advice)
         elif not qemu.kvm_is_usable():
@@ -81,18 +81,9 @@ class QmpHypervisor(Hypervisor):
     def _new_vm(self) -> VM:
         return QmpVM(self, defaults=default_spec())
 
-    def _find_vm(self, key: str) -> VM:
-        found = self._list_vms()
-        for vm in (*(vm for vm in found if vm.uuid == key), *(vm for vm in found if vm.name == key)):
-            return vm
-        raise VMNotFoundError(f"There is no VM {key!r} on {self.uri}.", vm=key, uri=self.uri)
-
     def _list_vms(self) -> list[QmpVM]:
         saved = self.call("list the VMs", store.load_all, self.folder)
         return [QmpVM(self, name=document["name"], uuid=uuid) for uuid, document in saved.items()]
-
-    def _close(self) -> None:
-        pass  # nothing is kept open; the VMs run on
 
     def _image_path(self, text: str) -> str:
         return os.path.abspath(text)
@@ -107,10 +98,10 @@ class QmpHypervisor(Hypervisor):
 
     # What QmpVM uses.
 
-    def call(self, what: str, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    def call(self, what: str, function: Callable[..., T], *args: Any) -> T:
         """Do it, and turn its errors into ours: files, processes and QMP are reached through here only."""
         try:
-            return function(*args, **named)
+            return function(*args)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             reason = str(error) or type(error).__name__
             raise HypervisorError(f"Cannot {what} on {self.uri}: {reason}.", uri=self.uri) from error
@@ -118,9 +109,8 @@ class QmpHypervisor(Hypervisor):
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One at a time changes anything here, of all threads and programs."""
-        folder = self.call("open the folder", os.open, self.folder, os.O_RDONLY)
-        try:
+        with ExitStack() as stack:
+            folder = self.call("open the folder", os.open, self.folder, os.O_RDONLY)
+            stack.callback(os.close, folder)
             self.call("lock the folder", fcntl.flock, folder, fcntl.LOCK_EX)
             yield
-        finally:
-            os.close(folder)

@@ -6,28 +6,25 @@ import asyncio
 import json
 import os
 import re
+import select
 import signal
 import socket
 import struct
 import subprocess
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from virtuoso_core import State
 from virtuoso_core.errors import ImageUnreadableError
 from virtuoso_core.images import check_image, probe_format
 
 from .store import Document
 
 QEMU = "qemu-system-x86_64"
-QEMU_IMG = "qemu-img"
-ANSWER = 5
-"""Seconds that QEMU has to answer."""
-ENDING = 10
-"""Seconds that QEMU has to end, before it is killed."""
+ANSWER, ENDING = 5, 10
+"""Seconds that QEMU has to answer, and to end before it is killed."""
 
 
 def version() -> tuple[int, ...]:
@@ -50,7 +47,7 @@ def image_format(path: str) -> str:
     return probe_format(path)
 
 
-def command(document: Document, folder: Path, here: str) -> list[str]:
+def command(document: Document, folder: Path) -> list[str]:
     """The words that start a VM. No name is among them; what holds a path is JSON, or has its commas doubled."""
     options, image = document["options"], document["disk_image"]
     accel = options.get("accel") or ("kvm" if kvm_is_usable() else "tcg")
@@ -59,67 +56,47 @@ def command(document: Document, folder: Path, here: str) -> list[str]:
     words = [QEMU, "-nodefaults", "-no-user-config", "-daemonize", "-pidfile", str(folder / "pid")]
     words += ["-uuid", folder.name, "-machine", "q35", "-accel", accel, "-cpu", "host" if accel == "kvm" else "max"]
     words += ["-smp", str(document["cpus"]), "-m", f"size={document['memory']}k"]
-    words += ["-qmp", f"unix:{here}/qmp.sock,server=on,wait=off", "-vga", "std"]
-    words += ["-display", "none" if options.get("headless") else f"vnc=unix:{here}/vnc.sock"]
+    words += ["-qmp", "unix:qmp.sock,server=on,wait=off"]
+    words += ["-vga", "std", "-display", "none" if options.get("headless") else "vnc=unix:vnc.sock"]
     if log := options.get("serial_log"):
         words += ["-chardev", f"file,id=serial,path={log.replace(',', ',,')}", "-serial", "chardev:serial"]
     if image:
         file = {"driver": "host_device" if Path(image).is_block_device() else "file", "filename": image}
         words += ["-blockdev", json.dumps({"driver": document["disk_format"], "node-name": "disk", "file": file})]
         words += ["-device", "virtio-blk-pci,drive=disk"]
-    for number, card in enumerate(document["networks"]):
-        words += ["-netdev", f"user,id=net{number}"]
-        words += ["-device", f"virtio-net-pci,netdev=net{number},mac={card['mac_address']}"]
+    for card in document["networks"]:
+        words += ["-nic", f"user,model=virtio-net-pci,mac={card['mac_address']}"]
     return words
 
 
 def start(folder: Path, document: Document) -> None:
-    """Return when the guest runs, in a process that survives this one."""
-    with _short(folder) as (here, handle):
-        words, nothing = command(document, folder, here), subprocess.DEVNULL
-        done = subprocess.run(words, pass_fds=[handle], stdin=nothing, capture_output=True, timeout=60, check=False)
+    """Return when the guest runs, in a process that survives this one and makes its sockets in the folder."""
+    words, nothing = command(document, folder), subprocess.DEVNULL
+    done = subprocess.run(words, cwd=folder, stdin=nothing, capture_output=True, timeout=60, check=False)
     if done.returncode:
         raise OSError(" ".join(done.stderr.decode(errors="replace").split()) or f"{QEMU} ended: {done.returncode}")
 
 
-@contextmanager
-def _short(folder: Path) -> Iterator[tuple[str, int]]:
-    """The folder as /proc/self/fd/N: the path of a socket has 107 bytes at most, the folder's own may have more."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        yield f"/proc/self/fd/{handle}", handle
-    finally:
-        os.close(handle)
-
-
-def left_pid(folder: Path) -> bool:
-    """Whether QEMU did not remove its pid file, as it does when it ends in order; a moment ago it was yet empty."""
+def state(folder: Path) -> State:
+    """What the process tells. QEMU removes its pid file when it ends in order; while it starts the file is empty."""
+    if _pid(folder) is not None:
+        return State.RUNNING
     with suppress(FileNotFoundError):
-        return bool((folder / "pid").read_text())
-    return False
-
-
-def is_running(folder: Path) -> bool:
-    """Whether the VM's process is there."""
-    return _pid(folder) is not None
+        return State.CRASHED if (folder / "pid").read_text() else State.STOPPED
+    return State.STOPPED
 
 
 def kill(folder: Path) -> None:
     """End the process: QEMU writes its disks out on SIGTERM; one that hangs is killed."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            if (pid := _pid(folder)) is None:
-                break
-            process = os.pidfd_open(pid)
-            try:
-                if _pid(folder) == pid:  # still: so this handle is QEMU's, and unlike the number stays so
-                    signal.pidfd_send_signal(process, number)
-            finally:
-                os.close(process)
-        end = time.monotonic() + ENDING
-        while is_running(folder) and time.monotonic() < end:
-            time.sleep(0.02)
-    if is_running(folder):
+    if (pid := _pid(folder)) is not None:
+        with suppress(ProcessLookupError), open(os.pidfd_open(pid), "rb", buffering=0) as process:
+            if _pid(folder) == pid:  # still: so this handle is QEMU's, and unlike the number stays so
+                end = select.poll()
+                end.register(process)
+                for number in (signal.SIGTERM, signal.SIGKILL):
+                    signal.pidfd_send_signal(process.fileno(), number)
+                    end.poll(ENDING * 1000)
+    if _pid(folder) is not None:
         raise TimeoutError("its process does not end")
     (folder / "pid").unlink(missing_ok=True)
 
@@ -143,10 +120,13 @@ async def _execute(folder: Path, command: str, arguments: dict[str, Any]) -> Any
     from qemu.qmp import QMPClient, QMPError
 
     client = QMPClient()
-    with _short(folder) as (here, _), socket.socket(socket.AF_UNIX) as monitor:
+    with ExitStack() as stack:
+        here = os.open(folder, os.O_RDONLY)  # the path of a socket has 107 bytes at most, the folder's may have more
+        stack.callback(os.close, here)
+        monitor = stack.enter_context(socket.socket(socket.AF_UNIX))
         # QEMU serves one client at a time: this waits for its turn, within bounds, as asyncio's connecting cannot
         monitor.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", ANSWER, 0))
-        monitor.connect(f"{here}/qmp.sock")
+        monitor.connect(f"/proc/self/fd/{here}/qmp.sock")
         try:
             async with asyncio.timeout(ANSWER):
                 await client.connect(monitor)

@@ -14,12 +14,6 @@ Document = dict[str, Any]
 """What is in vm.json: a VMSpec, "disk_format", and what other versions may have added."""
 
 
-def session_folder() -> Path:
-    """Where this user's VMs are by default."""
-    home = os.environ.get("XDG_STATE_HOME", "")
-    return Path(home if os.path.isabs(home) else Path.home() / ".local/state") / "virtuoso-qmp"
-
-
 def load(folder: Path) -> Document | None:
     """What is written down of a VM; None when there is no such VM."""
     try:
@@ -34,8 +28,7 @@ def load(folder: Path) -> Document | None:
 
 def load_all(folder: Path) -> dict[str, Document]:
     """All VMs by UUID."""
-    found = ((name, load(folder / name)) for name in os.listdir(folder))
-    return {name: document for name, document in found if document is not None}
+    return {name: found for name in os.listdir(folder) if (found := load(folder / name)) is not None}
 
 
 def write(folder: Path, document: Document) -> None:

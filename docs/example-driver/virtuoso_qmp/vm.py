@@ -8,11 +8,12 @@ import secrets
 import shutil
 import time
 import uuid
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virtuoso_core import VM, SaveResult, State, VMSpec
-from virtuoso_core.errors import HypervisorError, InvalidStateError, VMExistsError, VMNotFoundError
+from virtuoso_core.errors import HypervisorError, InvalidStateError, VMNotFoundError
 from virtuoso_core.images import delete_image
 
 from . import qemu, store
@@ -38,52 +39,46 @@ class QmpVM(VM):
     def _document(self) -> store.Document:
         found = self._hypervisor.call(f"read the VM {self._title}", store.load, self._folder)
         if found is None:
-            raise VMNotFoundError(f"The VM {self._title} is gone from {self._hypervisor.uri}.", vm=self._known_name)
+            raise VMNotFoundError(f"The VM {self._title} is gone from {self._hypervisor.uri}.", **self._where)
         return found
 
     def _read(self) -> VMSpec:
         return VMSpec.from_dict(self._document())
 
     def _create(self, spec: VMSpec) -> str:
-        identity = str(uuid.uuid4())
-        folder = self._hypervisor.folder / identity
-        with self._hypervisor.locked():
+        folder = self._hypervisor.folder / str(uuid.uuid4())
+        with self._hypervisor.locked(), ExitStack() as undo:
             self._check_name_free(spec.name)
             document = self._merged({"disk_image": None, "disk_format": None}, spec)
-            try:
-                self._hypervisor.call("make the VM's folder", os.mkdir, folder, 0o700)
-                self._hypervisor.call("write the VM", store.write, folder, document)
-            except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
-        return identity
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            self._hypervisor.call("make the VM's folder", os.mkdir, folder, 0o700)
+            self._hypervisor.call("write the VM", store.write, folder, document)
+            undo.pop_all()  # it is made
+        return folder.name
 
     def _update(self, spec: VMSpec, changed: frozenset[str]) -> SaveResult:
         with self._hypervisor.locked():
             before = self._document()
             self._check_name_free(spec.name)
             after = self._merged(before, VMSpec.from_dict(before).with_values_of(spec, changed))
-            waits = self._is_running() and changed != {"name"}  # QEMU does not know the name
+            waits = self._process() is State.RUNNING and changed != {"name"}  # QEMU does not know the name
             self._overwritten = {key: value for key, value in before.items() if value != after[key]}
             self._hypervisor.call("write the VM", store.write, self._folder, after)
             return SaveResult.NEXT_START if waits else SaveResult.APPLIED
 
     def _undo_update(self) -> None:
         with self._hypervisor.locked():
-            document = self._document() | self._overwritten
-            self._hypervisor.call("write the VM", store.write, self._folder, document)
+            self._hypervisor.call("write the VM", store.write, self._folder, self._document() | self._overwritten)
 
     def _merged(self, document: store.Document, spec: VMSpec) -> store.Document:
         """The spec over the document. The disk's format is looked at now: later the guest may forge it."""
-        merged, image = document | spec.to_dict(), spec.disk_image
-        if image != document["disk_image"]:
-            look = self._hypervisor.call
-            merged["disk_format"] = image and look("look at the disk image", qemu.image_format, image)
+        merged = document | spec.to_dict()
+        if spec.disk_image != document["disk_image"]:
+            merged["disk_format"] = self._image_format(spec.disk_image)
         return merged
 
-    def _check_name_free(self, name: str) -> None:
-        if any(vm.uuid != self._uuid and vm.name == name for vm in self._hypervisor._list_vms()):
-            raise VMExistsError(f"There is already a VM {name!r} on {self._hypervisor.uri}.", hint="Choose another.")
+    def _image_format(self, image: str | None) -> str | None:
+        return image and self._hypervisor.call("look at the disk image", qemu.image_format, image)
 
     def _render(self, spec: VMSpec, changed: frozenset[str]) -> str:
         document = self._document() if self._uuid else {}
@@ -91,42 +86,37 @@ class QmpVM(VM):
 
     # Its process.
 
-    def _is_running(self) -> bool:
-        return self._hypervisor.call("look at the VM's process", qemu.is_running, self._folder)
+    def _process(self) -> State:
+        return self._hypervisor.call("look at the VM's process", qemu.state, self._folder)
 
     def _qmp(self, command: str, **arguments: Any) -> Any:
         what = f"do {command} with the VM {self._title}"
         try:
             return self._hypervisor.call(what, qemu.execute, self._folder, command, arguments)
         except HypervisorError as error:
-            if self._is_running():
+            if self._process() is State.RUNNING:
                 error.hint = "Where QEMU hangs, vm.stop(timeout=0) pulls the plug."
                 raise
-            raise InvalidStateError(f"Cannot {what}: it is off.", hint="Start it first.", vm=self.name) from error
+            raise InvalidStateError(f"Cannot {what}: it is off.", hint="Start it first.", **self._where) from error
 
     def _get_state(self) -> State:
         end = time.monotonic() + qemu.ANSWER
-        while True:
+        while time.monotonic() < end:
             self._document()
-            if not self._is_running():
-                left = self._hypervisor.call("look for the VM's pid file", qemu.left_pid, self._folder)
-                return State.CRASHED if left else State.STOPPED
-            try:
+            if (state := self._process()) is not State.RUNNING:
+                return state
+            with suppress(HypervisorError, InvalidStateError):  # it starts or ends at the moment, or hangs
                 return _STATES.get(self._qmp("query-status")["status"], State.UNKNOWN)
-            except (HypervisorError, InvalidStateError):  # it starts or ends at the moment, or hangs
-                if time.monotonic() > end:
-                    return State.UNKNOWN
-                time.sleep(0.05)
+            time.sleep(0.05)
+        return State.UNKNOWN
 
     def _prepare_start(self, start_networks: bool) -> None:
-        if image := self._read().disk_image:
-            self._hypervisor.call("look at the disk image", qemu.image_format, image)
+        self._image_format(self._read().disk_image)
 
     def _start(self) -> None:
         with self._hypervisor.locked():
-            document = self._document()
-            if not self._is_running():
-                self._hypervisor.call(f"start the VM {self._title}", qemu.start, self._folder, document)
+            if self._process() is not State.RUNNING:
+                self._hypervisor.call(f"start the VM {self._title}", qemu.start, self._folder, self._document())
 
     def _power_off(self) -> None:
         with self._hypervisor.locked():
@@ -136,8 +126,8 @@ class QmpVM(VM):
     def _undefine(self) -> None:
         with self._hypervisor.locked():
             self._document()
-            if self._is_running():
-                raise InvalidStateError(f"The VM {self._title} was started meanwhile; it was not removed.")
+            if self._process() is State.RUNNING:
+                raise InvalidStateError(f"The VM {self._title} was started meanwhile; it stays.", **self._where)
             self._hypervisor.call("remove the VM", os.unlink, self._folder / "vm.json")
             shutil.rmtree(self._folder, ignore_errors=True)  # without vm.json it is no VM any more
 

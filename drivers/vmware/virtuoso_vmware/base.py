@@ -5,11 +5,18 @@ from __future__ import annotations
 import random
 from typing import ClassVar
 
-from virtuoso_core.errors import HypervisorError, ImageFormatError, InvalidValueError, UnsupportedError
+from virtuoso_core.errors import (
+    HypervisorError,
+    ImageFormatError,
+    InvalidStateError,
+    InvalidValueError,
+    UnsupportedError,
+)
 from virtuoso_core.libvirt_base import LibvirtHypervisor, LibvirtVM
-from virtuoso_core.spec import VMSpec
+from virtuoso_core.spec import State, VMSpec
 from virtuoso_core.xml import DomainDocument
 
+NO_TOOLS = "It needs VMware Tools (open-vm-tools)."
 _MEMORY_STEP = 4096
 """KiB: all of VMware's products count memory in steps of 4 MiB."""
 
@@ -19,26 +26,25 @@ class VmwareVM(LibvirtVM):
 
     def _new_document(self, spec: VMSpec) -> DomainDocument:
         if spec.name and spec.disk_image is None:
-            raise InvalidValueError(
-                f"The VM {spec.name!r} has no disk_image; VMware keeps a machine beside its first disk.",
-                hint="Set disk_image to a .vmdk file.",
-                vm=spec.name,
-            )
+            problem = f"The VM {spec.name!r} has no disk_image; VMware keeps a machine beside its first disk."
+            raise InvalidValueError(problem, hint="Set disk_image to a .vmdk file.", **self._where)
         return super()._new_document(spec)
 
     def _request_stop(self) -> None:
         try:
             self._ask_guest()
         except HypervisorError as error:
-            raise UnsupportedError(
-                f"The guest of {self.name!r} cannot be asked to stop: {error.message}",
-                hint="It needs VMware Tools (open-vm-tools). stop() without force=False pulls the plug.",
-                vm=self.name,
-                uri=self._hypervisor.uri,
-            ) from error
+            problem = f"The guest of {self.name!r} cannot be asked to stop: {error.message}"
+            hint = f"{NO_TOOLS} stop() without force=False pulls the plug."
+            raise UnsupportedError(problem, hint=hint, **self._where) from error
 
     def _ask_guest(self) -> None:
         super()._request_stop()
+
+    def _require_off(self, why: str) -> None:
+        if (state := self._get_state()) is not State.STOPPED:
+            problem = f"The VM {self._known_name!r} is {state}: {why}."
+            raise InvalidStateError(problem, hint="Stop it first.", **self._where)
 
 
 class VmwareHypervisor(LibvirtHypervisor):
@@ -58,7 +64,20 @@ class VmwareHypervisor(LibvirtHypervisor):
 
     def _check_image(self, path: str) -> None:
         if not path.endswith(".vmdk"):
-            raise ImageFormatError(
-                f"{path} is no disk image for VMware, which takes .vmdk files only.",
-                hint=f"Convert it: qemu-img convert -O vmdk '{path}' '{path}.vmdk'",
-            )
+            raise foreign_image(path, "which takes .vmdk files only", f"{path}.vmdk")
+        self._check_there(path)
+
+    def _check_disc(self, path: str) -> None:
+        if not path.endswith(".iso"):
+            problem = f"{path} is no disc for VMware, which takes .iso files only."
+            raise ImageFormatError(problem, hint="Give the file a name that ends so.")
+        self._check_there(path)
+
+    def _check_there(self, path: str) -> None:
+        """Raise ImageNotFoundError where there is no such file."""
+
+
+def foreign_image(path: str, why: str, other: str) -> ImageFormatError:
+    """The error for a disk image of another format, with the line that makes one of VMware's of it."""
+    hint = f"Convert it: qemu-img convert -O vmdk '{path}' '{other}'"
+    return ImageFormatError(f"{path} is no disk image for VMware, {why}.", hint=hint)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
+from xml.sax.saxutils import escape
 
 from virtuoso_core import URI
 from virtuoso_core.errors import (
@@ -18,11 +19,12 @@ from virtuoso_core.errors import (
     InvalidValueError,
     VirtuosoError,
 )
-from virtuoso_core.hypervisor import CredentialRequest, Credentials
+from virtuoso_core.facts import Display
+from virtuoso_core.hypervisor import Credentials
 from virtuoso_core.libvirt_base import LibvirtVM, Wiring, XmlOption
 from virtuoso_core.libvirt_base.connection import Connection
 from virtuoso_core.libvirt_base.errors import is_code
-from virtuoso_core.spec import Feature, Option, SaveResult, VMSpec, option_table
+from virtuoso_core.spec import BASIC, Feature, SaveResult, VMSpec, option_table
 from virtuoso_core.xml import DomainDocument
 
 from .base import VmwareHypervisor, VmwareVM
@@ -38,25 +40,20 @@ _SIGN_IN = (
     "Give credentials=(user, password), or put both into libvirt's auth file: ~/.config/libvirt/auth.conf, "
     "the URI's ?authfile=FILE, or the environment's LIBVIRT_AUTH_FILE=FILE."
 )
+_VCENTER = "vpx://vcenter/DATACENTER/HOST"
 
 
-def _check_uri(uri: URI) -> None:
-    """libvirt (9.0) crashes the whole process over a bad value in the query: none may reach it."""
+def _uri_problems(uri: URI) -> Iterator[tuple[str, str]]:
+    """What is wrong and what to do. Over a bad value in the query libvirt (9.0) crashes the whole process."""
     if uri.transport is not None:
-        problem, hint = f"{uri.scheme} has no transport {uri.transport!r}", "It speaks HTTPS: leave the '+...' out."
-    elif uri.host is None:
-        problem, hint = "it names no host", f"Such as {uri.scheme}://host/"
-    elif uri.scheme == "vpx" and len(uri.path.strip("/").split("/")) < 2:
-        problem = "vpx needs the way to a host"
-        hint = "Such as vpx://vcenter/DATACENTER/HOST, or vpx://vcenter/DATACENTER/CLUSTER/HOST"
-    else:
-        for name, pattern in _PARAMETERS.items():
-            if name in uri.query and not re.fullmatch(pattern, uri.query[name]):
-                problem, hint = f"{uri.query[name]!r} is no value of {name}", f"It matches {pattern}"
-                break
-        else:
-            return
-    raise InvalidURIError(f"The URI {uri} cannot be used: {problem}.", hint=hint, uri=uri)
+        yield f"{uri.scheme} has no transport {uri.transport!r}", "It speaks HTTPS: leave the '+...' out."
+    if uri.host is None:
+        yield "it names no host", f"Such as {uri.scheme}://host/"
+    if uri.scheme == "vpx" and len(uri.path.strip("/").split("/")) < 2:
+        yield "vpx needs the way to a host", f"Such as {_VCENTER}, or vpx://vcenter/DATACENTER/CLUSTER/HOST"
+    for name, pattern in _PARAMETERS.items():
+        if name in uri.query and not re.fullmatch(pattern, uri.query[name]):
+            yield f"{uri.query[name]!r} is no value of {name}", f"It matches {pattern}"
 
 
 class EsxConnection(Connection):
@@ -75,27 +72,13 @@ class EsxConnection(Connection):
 class EsxVM(VmwareVM):
     """A VM of a host, which libvirt cannot redefine: what can change does so by calls of its own."""
 
-    def _read(self) -> VMSpec:
-        spec = super()._read()
-        autostart = bool(self._call("read", self._domain.autostart))
-        return replace(spec, options=MappingProxyType({**spec.options, "autostart": autostart}))
-
-    def _create(self, spec: VMSpec) -> str:
-        uuid = super()._create(spec)
-        if spec.options.get("autostart"):
-            try:
-                self._call("let the host start", self._domain.setAutostart, 1)
-            except VirtuosoError:
-                self._undefine()
-                raise
-        return uuid
-
     def _update(self, spec: VMSpec, changed: frozenset[str]) -> SaveResult:
         document, domain = self._document, self._domain
         assert document is not None
+        self._require_off("libvirt changes machines that are off")
         self._undo: list[tuple[Callable[[int], Any], int]] = []
         try:
-            if "memory" in changed:  # first, for it is the one that a running VM refuses
+            if "memory" in changed:
                 old = document.memory or 0
                 self._step(domain.setMaxMemory, spec.memory, old)
                 if document.current_memory == old and (self._limit() or 0) < spec.memory:
@@ -103,9 +86,6 @@ class EsxVM(VmwareVM):
                     self._step(domain.setMemory, spec.memory, old)
             if "cpus" in changed:
                 self._step(domain.setVcpus, spec.cpus, document.cpus or 1)
-            if "options.autostart" in changed:
-                wanted = int(bool(spec.options.get("autostart")))
-                self._step(domain.setAutostart, wanted, 1 - wanted)
         except VirtuosoError:
             self._undo_update()
             raise
@@ -122,6 +102,17 @@ class EsxVM(VmwareVM):
         while self._undo:
             self._call("put back the settings of", *self._undo.pop())
 
+    def _take_snapshot(self, name: str, description: str) -> None:
+        """libvirt puts texts into its request as they are."""
+        super()._take_snapshot(escape(name), escape(description))
+
+    def _displays(self) -> Iterator[Display]:
+        """A screen listens on the host that runs the machine, where its file names no other address."""
+        uri = self._hypervisor.uri
+        host = uri.path.rstrip("/").rpartition("/")[2] if uri.scheme == "vpx" else uri.host
+        for display in super()._displays():
+            yield replace(display, host=host or "") if display.host == "127.0.0.1" else display
+
 
 class EsxHypervisor(VmwareHypervisor):
     """ESX(i) and GSX hosts, alone or by their vCenter: ``esx://host/``, ``vpx://vcenter/DATACENTER/HOST``."""
@@ -130,15 +121,21 @@ class EsxHypervisor(VmwareHypervisor):
     schemes = ("esx", "vpx", "gsx")
     vm_class: ClassVar[type[LibvirtVM]] = EsxVM
     connection_class: ClassVar[type[Connection]] = EsxConnection
-    features = frozenset(Feature) - {Feature.RENAME}
-    modifiable = frozenset({"memory", "cpus", "options.autostart"})
+    features = BASIC - {Feature.RENAME} | {
+        Feature.AUTOSTART,
+        Feature.CDROM,
+        Feature.DISKS,
+        Feature.DISPLAY,
+        Feature.SNAPSHOT,
+    }
+    modifiable = frozenset({"memory", "cpus"})
     undefine_flags = ("SNAPSHOTS_METADATA",)
     address_sources = ("AGENT",)
+    agent = "open-vm-tools"
     wirings = MappingProxyType(
         {"bridged": (Wiring("On a port group of the host, which source names.", "bridge", "bridge", "VM Network"),)}
     )
     options = option_table(
-        Option("autostart", "bool", "Started together with its host."),
         XmlOption(
             "firmware",
             "str",
@@ -152,61 +149,41 @@ class EsxHypervisor(VmwareHypervisor):
     @classmethod
     def open(cls, uri: URI, *, readonly: bool = False, credentials: Credentials | None = None) -> Self:
         """Connect, after a look of our own at what is there."""
-        _check_uri(uri)
-        if "proxy" not in uri.query:  # only libvirt knows the way through it
-            kind = server_kind(uri)
-            if (kind == "VirtualCenter") != (uri.scheme == "vpx"):
-                way = (
-                    "a single host: esx://host/" if uri.scheme == "vpx" else "a vCenter: vpx://vcenter/DATACENTER/HOST"
-                )
-                raise ConnectError(f"Cannot connect to {uri}: that is {way}", uri=uri)
-        asked: list[str] = []
-
-        def answer(request: CredentialRequest) -> str | None:
-            asked.append(request.kind)
-            if callable(credentials):
-                return credentials(request)
-            user, password = credentials or (uri.username, uri.password)
-            return password if request.kind == "password" else user
-
+        for problem, hint in _uri_problems(uri):
+            raise InvalidURIError(f"The URI {uri} cannot be used: {problem}.", hint=hint, uri=uri)
+        seen = "proxy" not in uri.query  # only libvirt knows the way through one
+        if seen and (server_kind(uri) == "VirtualCenter") != (uri.scheme == "vpx"):
+            other = "a single host: esx://host/" if uri.scheme == "vpx" else f"a vCenter: {_VCENTER}"
+            raise ConnectError(f"Cannot connect to {uri}: that is {other}", uri=uri)
+        given: Any = credentials or (uri.username, uri.password)  # without any, libvirt would not even ask
         try:
-            name = credentials[0] if isinstance(credentials, tuple) else uri.username
-            opened = super().open(uri.with_credentials(name, None), readonly=readonly, credentials=answer)
-        except AuthenticationError as error:
-            error.hint = _SIGN_IN
-            raise
+            return super().open(uri, readonly=readonly, credentials=given)
         except ConnectError as error:
-            raise _sign_in_error(uri, error, answered="password" in asked) or error from error
-        opened._uri = uri
-        return opened
+            if isinstance(error, AuthenticationError):
+                error.hint = _SIGN_IN
+            elif seen and is_code(error, "INTERNAL_ERROR"):
+                raise _refusal(uri, str(error.__cause__)) from error
+            raise
 
     def _image_path(self, text: str) -> str:
         if not re.fullmatch(r"\[[^\]]+\] ?[^/\s].*", text):
-            raise InvalidValueError(
-                f"{text!r} is not on a datastore of {self.uri}.",
-                hint="Bring it there first, such as with: govc import.vmdk guest.vmdk guest; "
-                'then: vm.disk_image = "[datastore1] guest/guest.vmdk"',
-            )
+            upload = "Bring it there first, such as with: govc import.vmdk guest.vmdk guest"
+            hint = f'{upload}; then: vm.disk_image = "[datastore1] guest/guest.vmdk"'
+            raise InvalidValueError(f"{text!r} is not on a datastore of {self.uri}.", hint=hint, uri=self.uri)
         return text
 
-    def _is_block(self, path: str) -> bool:
-        return False
-
-    def _check_image(self, path: str) -> None:
-        super()._check_image(path)
+    def _check_there(self, path: str) -> None:
         try:
             self.connection.call(f"look at {path}", self.connection.native.storageVolLookupByPath, path)
         except HypervisorError as error:
             raise ImageNotFoundError(f"{path} is not there: {error.message}", uri=self.uri) from error
 
 
-def _sign_in_error(uri: URI, error: ConnectError, *, answered: bool) -> AuthenticationError | None:
+def _refusal(uri: URI, said: str) -> AuthenticationError:
     """What it is when the server was there, its certificate trusted, and libvirt's catch-all code all it had to say."""
-    if not is_code(error, "INTERNAL_ERROR") or "proxy" in uri.query:
-        return None
-    said = str(error.__cause__).splitlines()[0].rstrip(".")
     path = f", or it knows no {uri.path}" if uri.scheme == "vpx" else ""
-    hint = _SIGN_IN
-    if not answered:
-        hint = f"The password came from {auth_file(uri) or 'an auth file'}, which is asked before credentials=."
-    return AuthenticationError(f"{uri} refused the sign-in{path}: {said}.", hint=hint, uri=uri)
+    file = auth_file(uri)
+    hint = f"{_SIGN_IN} Where {file} knows the host, it is believed before credentials=." if file else _SIGN_IN
+    return AuthenticationError(
+        f"{uri} refused the sign-in{path}: {said.splitlines()[0].rstrip('.')}.", hint=hint, uri=uri
+    )

@@ -31,29 +31,26 @@ def server_kind(uri: URI) -> str:
     """
     connection = _connection(uri)
     where = f"{connection.host} port {connection.port}"
+    problem, hint = f"what answers on {where} is no VMware server", "Is the port right?"
     try:
         connection.request("POST", "/sdk", _QUESTION, {"Content-Type": "text/xml; charset=utf-8"})
         answer = connection.getresponse().read(65536)
-        kind = next(Document(answer).root.iter("{*}apiType"), None)
+        for kind in Document(answer).root.iter("{*}apiType"):
+            return kind.text or ""
     except ssl.SSLCertVerificationError as error:
-        message = f"the certificate of {where} is not trusted: {error.verify_message}"
+        problem = f"the certificate of {where} is not trusted: {error.verify_message}"
         hint = f"Install the authority that signed it, or do without the check: {_unverified(uri)}"
     except ssl.SSLError as error:
-        message, hint = f"{where} does not speak TLS: {error.reason}", "Is the port right?"
+        problem = f"{where} does not speak TLS: {error.reason}"
     except TimeoutError:
-        message, hint = f"{where} did not answer within {TIMEOUT:g} s", "Is the host up, and no firewall between?"
+        problem, hint = f"{where} did not answer within {TIMEOUT:g} s", "Is the host up, and no firewall between?"
     except (http.client.HTTPException, XMLParseError, ConnectionResetError, BrokenPipeError):
-        # a reset is how some servers answer what they do not understand
-        message, hint = f"what answers on {where} is no VMware server", "Is the port right?"
+        pass  # a reset is how some servers answer what they do not understand
     except OSError as error:
-        message, hint = f"{where} cannot be reached: {error.strerror or error}", "Is the host up, and the port right?"
-    else:
-        if kind is not None:
-            return kind.text or ""
-        message, hint = f"what answers on {where} is no VMware server", "Is the port right?"
+        problem, hint = f"{where} cannot be reached: {error.strerror or error}", "Is the host up, and the port right?"
     finally:
         connection.close()
-    raise ConnectError(f"Cannot connect to {uri}: {message}.", hint=hint, uri=uri)
+    raise ConnectError(f"Cannot connect to {uri}: {problem}.", hint=hint, uri=uri)
 
 
 def _connection(uri: URI) -> http.client.HTTPConnection:
@@ -74,10 +71,6 @@ def _unverified(uri: URI) -> str:
 def auth_file(uri: URI) -> str:
     """The file with user names and passwords that libvirt would look into; "" for none."""
     home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    places = (
-        uri.query.get("authfile"),
-        os.environ.get("LIBVIRT_AUTH_FILE"),
-        f"{home}/libvirt/auth.conf",
-        "/etc/libvirt/auth.conf",
-    )
+    named = (uri.query.get("authfile"), os.environ.get("LIBVIRT_AUTH_FILE"))
+    places = (*named, f"{home}/libvirt/auth.conf", "/etc/libvirt/auth.conf")
     return next((place for place in places if place and os.path.exists(place)), "")

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from filelock import FileLock
 from platformdirs import user_state_path
@@ -29,12 +30,12 @@ class Registry:
         self._lock = FileLock(self._file.with_suffix(".lock"), timeout=_WAIT)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[Self]:
         """Keep the other programs out. Raises HypervisorError when that, or writing within, is impossible."""
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._lock:
-                yield
+                yield self
         except OSError as error:
             said = error.strerror or error
             raise HypervisorError(f"The list of machines {self._file} cannot be written: {said}.") from error
@@ -43,10 +44,9 @@ class Registry:
         """The files that are still there."""
         try:
             known = json.loads(self._file.read_bytes())
-        except (OSError, ValueError):
+            return [path for path in known if isinstance(path, str) and os.path.exists(path)]
+        except (OSError, ValueError, TypeError):  # there is none yet, or it is damaged
             return []
-        listed = known if isinstance(known, list) else []
-        return [path for path in listed if isinstance(path, str) and os.path.exists(path)]
 
     def add(self, paths: Iterable[str]) -> None:
         """Remember these too, and forget those that are gone."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from virtuoso_core.errors import HypervisorError, VMNotFoundError
+from virtuoso_core.spec import State
 
 _LINE = re.compile(r'\s*([^\s=#]+)\s*=\s*"?(.*?)"?\s*')
 _ENCODING = re.compile(rb'^\s*\.encoding\s*=\s*"([\w-]+)"', re.IGNORECASE | re.MULTILINE)
+_SETTING = rb'(?im)^([ \t]*%s[ \t]*=[ \t]*)("[^"\r\n]*"|[^\r\n]*)([^\r\n]*)(\r?\n|\Z)'
+"""A line with the value of a key; what stands around the value stays."""
+_LIBVIRT_READS = 10_000
+"""Bytes of a running machine's file that libvirt is ready to read."""
 
 
 class VmxFile:
@@ -31,13 +36,13 @@ class VmxFile:
 
     def __init__(self, path: str, data: bytes | None = None) -> None:
         self.path = path
-        self.data = _read(path) if data is None else data
+        with _told(path, "read"):
+            self.data = Path(path).read_bytes() if data is None else data
         found = _ENCODING.search(self.data)
         try:
-            encoding = codecs.lookup(found[1].decode()).name if found else "utf-8"
+            self.text = self.data.decode(found[1].decode() if found else "utf-8", errors="replace")
         except LookupError:
-            encoding = "utf-8"
-        self.text = self.data.decode(encoding, errors="replace")
+            self.text = self.data.decode("utf-8", errors="replace")
         lines = (_LINE.fullmatch(line) for line in re.split("\r?\n", self.text))
         self.settings = {match[1].lower(): _unescaped(match[2]) for match in lines if match}
 
@@ -58,30 +63,48 @@ class VmxFile:
         text = self.settings.get(key, "")
         return int(text) if text.isdecimal() else default
 
+    def state(self, running: Collection[str]) -> State:
+        """What it is doing, from the files of the machines that run, links followed, and from its own."""
+        if os.path.realpath(self.path) in running:
+            return State.RUNNING
+        return State.SUSPENDED if self.settings.get("checkpoint.vmstate") else State.STOPPED
+
     def changed(self, values: Mapping[str, str | None]) -> VmxFile:
-        """The same with other values; None takes a line away. Values are plain ASCII without quotes."""
+        """The same with other values; None takes a line away. Values are plain ASCII without quotes and backslashes."""
         data = self.data
         for key, value in values.items():
-            line = re.compile(
-                rb'^([ \t]*%s[ \t]*=[ \t]*)("[^"\r\n]*"|[^\r\n]*)([^\r\n]*)(\r?\n|\Z)' % re.escape(key.encode()),
-                re.IGNORECASE | re.MULTILINE,
-            )
-            if value is None:
-                data = line.sub(b"", data)
-                continue
-            new = b'"%s"' % value.encode()
-            data, count = line.subn(rb"\g<1>" + new + rb"\g<3>\g<4>", data)
-            if not count:
+            new = b"" if value is None else rb'\g<1>"%s"\g<3>\g<4>' % value.encode()
+            data, count = re.subn(_SETTING % re.escape(key.encode()), new, data)
+            if value is not None and not count:
                 end = b"\r\n" if b"\r\n" in data else b"\n"
-                data += (b"" if not data or data.endswith(b"\n") else end) + key.encode() + b" = " + new + end
+                data += b"" if not data or data.endswith(b"\n") else end
+                data += b'%s = "%s"%s' % (key.encode(), value.encode(), end)
         return VmxFile(self.path, data)
 
     def write(self) -> None:
         """Put the contents in the file's place, whole or not at all."""
-        try:
+        with _told(self.path, "written"):
             write_whole(self.path, self.data)
-        except OSError as error:
-            raise HypervisorError(f"{self.path} cannot be written: {error.strerror}.") from error
+
+    def remove(self) -> None:
+        """Remove the file, and what VMware keeps of the machine beside it; disks stay, and so do logs."""
+        machine, saved = Path(self.path), Path(self.settings.get("checkpoint.vmstate", ""))
+        companions = [machine.with_suffix(suffix) for suffix in (".vmxf", ".nvram", ".vmsd")]
+        if saved.suffix == ".vmss" and saved.name == str(saved):
+            companions += [machine.with_name(saved.name), machine.with_name(f"{saved.stem}.vmem")]
+        with _told(self.path, "removed"):
+            machine.unlink()  # the machine is gone with it
+        for companion in companions:
+            with suppress(OSError):  # it was not there, or is of no use any more
+                companion.unlink()
+
+    def problems(self) -> Iterator[str]:
+        """What libvirt is known to stumble over while the machine runs, in words."""
+        if len(self.data) > _LIBVIRT_READS:
+            yield f"{self.path} has {len(self.data)} bytes, and libvirt reads {_LIBVIRT_READS}"
+        for key, value in self.settings.items():
+            if key.endswith(".connectiontype") and value == "hostonly":
+                yield f'{self.path} has {key} = "hostonly": write "custom", and vnet = "vmnet1"'
 
     def for_libvirt(self) -> str:
         """The text as libvirt takes it: in UTF-8 whatever the file is in, and a BIOS by not saying so."""
@@ -92,43 +115,25 @@ class VmxFile:
 def write_whole(path: str, data: bytes) -> None:
     """Put data in a file's place at once; a reader sees the old or the new."""
     target = os.path.realpath(path)
-    handle, made = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".virtuoso-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    made = tempfile.TemporaryDirectory(dir=os.path.dirname(target), prefix=".virtuoso-")
+    with made as folder, tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
         if os.path.exists(target):
-            shutil.copymode(target, made)
-        os.replace(made, target)
-    except BaseException:
-        os.unlink(made)
-        raise
+            shutil.copymode(target, file.name)
+        os.replace(file.name, target)
 
 
-def remove_machine(path: str) -> None:
-    """Remove the .vmx file and what VMware keeps of the machine beside it; disks stay, and so do logs."""
-    vmx = VmxFile(path)
-    folder, stem = os.path.split(path)[0], path.removesuffix(".vmx")
-    companions = [f"{stem}{suffix}" for suffix in (".vmxf", ".nvram", ".vmsd")]
-    saved = vmx.settings.get("checkpoint.vmstate", "")
-    if saved.endswith(".vmss") and os.path.basename(saved) == saved:
-        companions += [os.path.join(folder, saved), os.path.join(folder, f"{saved.removesuffix('.vmss')}.vmem")]
-    os.unlink(path)  # the machine is gone with it
-    for companion in companions:
-        try:
-            os.unlink(companion)
-        except OSError:
-            pass  # it was not there, or is of no use any more
-
-
-def _read(path: str) -> bytes:
+@contextmanager
+def _told(path: str, done: str) -> Iterator[None]:
+    """The errors of files as this library's."""
     try:
-        return Path(path).read_bytes()
+        yield
     except FileNotFoundError as error:
         raise VMNotFoundError(f"There is no {path} any more.") from error
     except OSError as error:
-        raise HypervisorError(f"{path} cannot be read: {error.strerror}.") from error
+        raise HypervisorError(f"{path} cannot be {done}: {error.strerror}.") from error
 
 
 def _unescaped(value: str) -> str:
