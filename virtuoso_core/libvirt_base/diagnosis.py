@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Literal
 
 from .. import images
 from ..diagnosis import Check, install, join_group, user_name
-from ..errors import HypervisorError, ImageError, ImageFormatError, UnsupportedError
+from ..errors import HypervisorError, ImageError, ImageFormatError, UnsupportedError, VMNotFoundError
 from ..uri import URI
-from .binding import build_commands
+from .binding import build_commands, libvirt
 from .hosts import VIRTUALIZATION, processor_flags
+from .starting import stopped_by_a_disk
 
 if TYPE_CHECKING:
     from .hypervisor import LibvirtHypervisor
@@ -221,6 +222,24 @@ def _check_network(hypervisor: LibvirtHypervisor, name: str, type: str) -> Check
         advice = f"virsh -c {uri} net-start {quote(name)}\nvirsh -c {uri} net-autostart {quote(name)}"
         return Check(title, "warn", f"It is not started, and VMs on {type} use it.", advice)
     return Check(title, "ok", f"It is started; VMs on {type} use it.")
+
+
+def check_stopped(hypervisor: LibvirtHypervisor) -> Iterator[Check]:
+    """VMs that stand still because of a disk: to their guests and to their states that looks like a pause."""
+    binding, native = libvirt(), hypervisor.connection.native
+    try:
+        paused = hypervisor.connection.call(
+            "list the VMs that stand still", native.listAllDomains, binding.VIR_CONNECT_LIST_DOMAINS_PAUSED
+        )
+        for domain in paused:
+            vm = hypervisor._vm(domain)
+            if stopped_by_a_disk(vm._call("look at", domain.state)):
+                full, why = vm._disk_trouble()
+                room = "Make room there, then type" if full else "Look at that storage, then type"
+                advice = f"virtuoso -c {quote(str(hypervisor.uri))} resume {quote(vm.name)}"
+                yield Check(f"VM {vm.name}", "fail", f"It stands still: {why}. {room}:", advice)
+    except (HypervisorError, UnsupportedError, VMNotFoundError):
+        return  # not every driver tells, or it went while we looked
 
 
 def check_image(hypervisor: LibvirtHypervisor, path: str) -> Check:

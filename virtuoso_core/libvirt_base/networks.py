@@ -92,7 +92,7 @@ class HostNetworks:
 
     def matches(self, name: str, wiring: Wiring) -> bool:
         """Whether the host's network of that name is of the wiring's kind; False when there is none."""
-        found = self._describe(name)
+        found = self.describe(name)
         if found is None:
             return False
         forward = found.find(found.root, ("forward",))
@@ -104,7 +104,8 @@ class HostNetworks:
             return wiring.forward == "nat"
         return wiring.forward == "bridge"
 
-    def _describe(self, name: str) -> Document | None:
+    def describe(self, name: str) -> Document | None:
+        """The definition of the host's network of that name; None when there is none."""
         call = self._connection.call
         try:
             network = call(f"find the network {name!r}", self._connection.native.networkLookupByName, name)
@@ -128,7 +129,7 @@ class HostNetworks:
             NetworkNotFoundError, NetworkInactiveError: with what to type.
         """
         call, uri = self._connection.call, self._connection.uri
-        ours = wiring is not None and wiring.own
+        ours = wiring is not None and wiring.own and name == wiring.default
         host = quote(str(uri))
         start_it = f"virtuoso -c {host} start {quote(vm)} --start-networks"
         try:
