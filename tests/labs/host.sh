@@ -126,11 +126,11 @@ write_files() {
 
 # write_init - the script that is process 1 inside: it mounts, then reaps orphans at once, which libvirt waits for
 write_init() {
-    local directory covers=() shown=() cover cgroups group guest=$cache/guest
+    local directory covers=() shown=() cover cgroups group images=("$cache/guest" "$cache/cloud")
     mapfile -t cgroups < <(cgroup_mounts)
     group=$(cgroup_name)
     local IFS=:
-    for directory in "$labs" "$guest" ${LAB_EXPOSE:-}; do
+    for directory in "$labs" "${images[@]}" ${LAB_EXPOSE:-}; do
         directory=$(readlink -e "$directory") || die "LAB_EXPOSE: there is no $directory"
         cover=$(hidden_by "$directory")
         [ -n "$cover" ] || continue
@@ -141,7 +141,7 @@ write_init() {
     unset IFS
     {
         echo 'set -eu'
-        declare -p name dir guest shown covers cgroups group
+        declare -p name dir images shown covers cgroups group
         cat <<'INIT'
 hostname "$name"
 for mount in "${cgroups[@]}"; do mount --bind "$mount/$group" "$dir/cgroup/${mount#/sys/fs/cgroup}"; done
@@ -171,9 +171,11 @@ for i in "${!shown[@]}"; do
     mount --rbind "/run/shown/$i" "${shown[i]}"
 done
 
-# The guest's disk and kernel serve all hosts: left writable, libvirt would give them to its own user.
-mount --bind "$guest" "$guest"
-mount -o remount,bind,ro "$guest"
+# The guests' disks and kernel serve all hosts: left writable, libvirt would give them to its own user.
+for directory in "${images[@]}"; do
+    mount --bind "$directory" "$directory"
+    mount -o remount,bind,ro "$directory"
+done
 
 own=$(mktemp -d)
 mount --bind /run/own "$own"
@@ -201,7 +203,7 @@ up() {
     # The kernel takes no socket path of more than 107 bytes.
     [ "${#socket}" -le 107 ] || die "$socket is too long for a socket: set VIRTUOSO_LAB_DIR to a shorter path"
     rm -rf --one-file-system "$dir"
-    mkdir -p "$cache/guest"
+    mkdir -p "$cache/guest" "$cache/cloud"
     mkdir -p /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt # mount points, if no package made them
     write_files
     if [ "${LAB_KVM:-no}" = yes ]; then

@@ -17,6 +17,7 @@ REPOSITORY = HERE.parent.parent
 HOST_SCRIPT = HERE / "host.sh"
 TWO_HOSTS_SCRIPT = HERE / "two-hosts.sh"
 GUEST_SCRIPT = REPOSITORY / "tools" / "guest-image"
+CLOUD_SCRIPT = REPOSITORY / "tools" / "cloud-image"
 DEFAULT_NETWORK = Path("/usr/share/libvirt/networks/default.xml")
 DNSMASQ_NAMESPACE = "http://libvirt.org/schemas/network/dnsmasq/1.0"
 
@@ -78,6 +79,17 @@ def missing_reason() -> str | None:
 def guest_image() -> Path:
     """Return the demo guest's disk, which boots by itself; the first call builds it."""
     return Path(_must([GUEST_SCRIPT], timeout=500))
+
+
+def no_cloud_image() -> str | None:
+    """Say why the cloud image is not there and cannot be built, or return None."""
+    done = _call([CLOUD_SCRIPT, "check"], timeout=30)
+    return (done.stdout or done.stderr).strip() if done.returncode else None
+
+
+def cloud_image() -> Path:
+    """Return the disk of a Debian with cloud-init, which boots by itself; the first call builds it: minutes."""
+    return Path(_must([CLOUD_SCRIPT], timeout=900))
 
 
 class PrivateHost:

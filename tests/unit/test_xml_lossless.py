@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
+from virtuoso_core import URI
+from virtuoso_core.cloud_init import SUFFIX
 from virtuoso_core.errors import InvalidOptionError, InvalidValueError
 from virtuoso_core.libvirt_base import XmlOption
 from virtuoso_core.libvirt_base.networks import Wiring
-from virtuoso_core.spec import Network
+from virtuoso_core.spec import Network, VMSpec
 from virtuoso_core.xml import DomainDocument, domain
 from virtuoso_core.xml.document import View, text_of
 from virtuoso_core.xml.fields import Field, Flag, Integer, Memory, YesNo
@@ -33,6 +37,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "memory": 3 * 1024 * 1024,
         "current_memory": 1024 * 1024,
         "max_memory": 128 * 1024 * 1024,
+        "memory_slots": 3,
         "vcpus_maximum": 16,
         "vcpus_current": 3,
         "arch": "riscv64",
@@ -95,8 +100,20 @@ VALUES: dict[str, dict[str, Any]] = {
         "target": "tapx",
         "boot_order": 42,
     },
-    "Graphics": {"type": "sdl", "port": 5999, "autoport": None, "listen": "::", "password": "pa<ss"},
-    "Cell": {"memory": 7 * 1024},
+    "Graphics": {
+        "type": "sdl",
+        "port": 5999,
+        "autoport": None,
+        "tls_port": 5998,
+        "listen": "::",
+        "socket_attribute": "/opt/x.sock",
+        "listen_socket": "/opt/y.sock",
+        "listen_address": "192.0.2.1",
+        "password": "pa<ss",
+    },
+    "Terminal": {"type": "tcp"},
+    "Channel": {"name": "x.channel", "state": "connected"},
+    "Cell": {"memory": 7 * 1024, "cpus": "0-99"},
 }
 """A value for every field: one that no sample has, or None for "the opposite of what is there"."""
 
@@ -136,6 +153,8 @@ def views(document: DomainDocument, kind: str) -> list[Viewed]:
         "Disk": document.disks,
         "Interface": document.interfaces,
         "Graphics": document.graphics,
+        "Terminal": document.terminals,
+        "Channel": [domain.Channel(document, channel) for channel in document.root.findall("devices/channel")],
         "Cell": document._cells(),
     }
     return found[kind]
@@ -329,6 +348,25 @@ def _option(name: str, value: object) -> Callable[[DomainDocument], None]:
     return lambda document: write(document, value)
 
 
+@functools.cache
+def _hypervisor() -> KvmHypervisor:
+    opened = KvmHypervisor.open(URI.parse("test:///default"))
+    opened.probes_images = False  # type: ignore[misc]
+    return opened
+
+
+def _patch(field: str, value: object) -> Callable[[DomainDocument], None]:
+    def act(document: DomainDocument) -> None:
+        spec = VMSpec("", 0, 0, disk_image="/srv/main.img")
+        if field == "more_disks" and document.main_disk is None:
+            return
+        more = [disk.path for disk in document.further_disks if disk.path]
+        wanted = tuple(dict.fromkeys((*more, value))) if field == "more_disks" and value else value
+        _hypervisor().patch(document, replace(spec, **{field: wanted}), frozenset({field}))  # type: ignore[arg-type]
+
+    return act
+
+
 CHANGES: dict[str, tuple[Callable[[DomainDocument], object], set[str]]] = {
     "name": (lambda document: setattr(document, "name", "new <name>"), {"name"}),
     "memory": (lambda document: document.set_memory(5 * 1024 * 1024), {"memory", "currentMemory", "cpu"}),
@@ -349,6 +387,20 @@ CHANGES: dict[str, tuple[Callable[[DomainDocument], object], set[str]]] = {
     "boot": (_option("boot", ("network", "hd")), {"os", "devices/disk", "devices/interface", "devices/hostdev"}),
     "serial_log": (_option("serial_log", "/var/log/x.log"), {"devices/serial"}),
     "disk_format": (_option("disk_format", "vdi"), {"devices/disk"}),
+    "max_cpus": (_option("max_cpus", 48), {"vcpu", "cpu"}),
+    "no room for cpus": (_option("max_cpus", None), {"vcpu"}),
+    "max_memory": (_option("max_memory", 128 * 1024 * 1024), {"maxMemory", "cpu"}),
+    "no room for memory": (_option("max_memory", None), {"maxMemory", "cpu"}),
+    "kernel": (_option("kernel", "/boot/other"), {"os"}),
+    "initrd": (_option("initrd", "/boot/other.img"), {"os"}),
+    "cmdline": (_option("cmdline", "root=/dev/vdb & more"), {"os"}),
+    "no kernel": (_option("kernel", None), {"os"}),
+    "more_disks": (_patch("more_disks", "/srv/more <disk>.img"), {"devices/disk"}),
+    "fewer disks": (_patch("more_disks", ()), {"devices/disk"}),
+    "cdrom": (_patch("cdrom", "/srv/other <disc>.iso"), {"devices/disk"}),
+    "no disc": (_patch("cdrom", None), {"devices/disk"}),
+    "seed": (_patch("seed", f"/srv/one{SUFFIX}"), {"devices/disk", "devices/controller"}),
+    "no seed": (_patch("seed", None), set()),
 }
 
 

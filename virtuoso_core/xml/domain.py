@@ -7,6 +7,7 @@ from itertools import product
 from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
+from ..cloud_init import SUFFIX
 from ..errors import InvalidValueError
 from .document import Document, View, children
 from .fields import Flag, Integer, Memory, Text, YesNo
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 _MEMORY_STEP = 1024
 """KiB: cells of a NUMA topology are cut at whole MiB where the total allows, as huge pages need."""
+_MEMORY_SLOTS = 16
+"""How many times memory can be plugged into a VM that is given room for it."""
+_PLAIN_CELL = {"id", "cpus", "memory", "unit"}
+"""What a NUMA cell that does nothing but hold the memory says."""
 
 
 class Disk(View):
@@ -71,6 +76,30 @@ class Disk(View):
             self.type = new
         self.backing_store = False
 
+    def empty(self) -> None:
+        """Take the disc out of a drive, which stays."""
+        if self.path is None:
+            return
+        for name in ("source", "backingStore", "auth"):
+            for child in list(children(self.element, name)):
+                self.document.remove(child)
+        if self.type not in ("file", "block"):
+            self.type = "file"
+
+
+def _is_seed(disk: Disk) -> bool:
+    return (disk.path or "").endswith(SUFFIX)
+
+
+def _targets(prefix: str) -> list[str]:
+    """The names that disks can have, in order."""
+    letters = (*ascii_lowercase, *map("".join, product(ascii_lowercase, repeat=2)))
+    return [prefix + letter for letter in letters]
+
+
+def _free(prefix: str, taken: set[str]) -> str:
+    return next(name for name in _targets(prefix) if name not in taken)
+
 
 class Interface(View):
     """An ``<interface>``: a network card."""
@@ -93,14 +122,37 @@ class Graphics(View):
     type = Text(attribute="type")
     port = Integer(attribute="port")
     autoport = YesNo(attribute="autoport")
+    tls_port = Integer(attribute="tlsPort")
     listen = Text(attribute="listen")
+    socket_attribute = Text(attribute="socket")
+    listen_socket = Text("listen", attribute="socket")
+    listen_address = Text("listen", attribute="address")
     password = Text(attribute="passwd")
+
+    @property
+    def socket(self) -> str | None:
+        """The Unix socket that it listens on, if any."""
+        return self.listen_socket or self.socket_attribute
+
+
+class Terminal(View):
+    """A ``<console>`` or ``<serial>``."""
+
+    type = Text(attribute="type")
+
+
+class Channel(View):
+    """A ``<channel>`` between the host and a program in the guest."""
+
+    name = Text("target", attribute="name")
+    state = Text("target", attribute="state")
 
 
 class Cell(View):
     """A ``<cell>`` of a NUMA topology."""
 
     memory = Memory(attribute="memory")
+    cpus = Text(attribute="cpus")
 
 
 class DomainDocument(Document):
@@ -124,6 +176,7 @@ class DomainDocument(Document):
     memory = Memory("memory")
     current_memory = Memory("currentMemory")
     max_memory = Memory("maxMemory")
+    memory_slots = Integer("maxMemory", attribute="slots")
     vcpus_maximum = Integer("vcpu")
     vcpus_current = Integer("vcpu", attribute="current")
     arch = Text("os", "type", attribute="arch")
@@ -184,7 +237,7 @@ class DomainDocument(Document):
         if self.max_memory is not None and kib > self.max_memory:
             raise InvalidValueError(
                 f"The VM {self.name!r} has a maximum of {self.max_memory} KiB of memory (<maxMemory>).",
-                hint="Ask for less, or raise <maxMemory> first, with virsh edit.",
+                hint="Ask for less, or raise <maxMemory> first: the option max_memory, or virsh edit.",
             )
         self._scale_cells(kib)
         self.memory = kib
@@ -233,6 +286,11 @@ class DomainDocument(Document):
         if self.vcpus_current is not None and count <= (self.vcpus_maximum or 0):
             self.vcpus_current = count
             return
+        self._set_most_cpus(count)
+        if self.vcpus_current is not None:
+            self.vcpus_current = count
+
+    def _set_most_cpus(self, count: int) -> None:
         per_socket = (self.dies or 1) * (self.clusters or 1) * (self.cores or 1) * (self.threads or 1)
         if self.sockets is not None:
             if count % per_socket:
@@ -241,9 +299,49 @@ class DomainDocument(Document):
                     hint=f"Ask for a multiple of {per_socket}, or change <topology> with virsh edit.",
                 )
             self.sockets = count // per_socket
-        if self.vcpus_current is not None:
-            self.vcpus_current = count
+        old = self.vcpus_maximum or 1
+        cells = self._cells()
+        if len(cells) == 1 and cells[0].cpus in ("0", f"0-{old - 1}"):  # else libvirt would refuse fewer
+            cells[0].cpus = f"0-{count - 1}" if count > 1 else "0"
         self.vcpus_maximum = count
+
+    # Room to grow while it runs.
+
+    def set_max_cpus(self, count: int | None) -> None:
+        """Let the guest get that many processors while it runs; None leaves it those that it starts with.
+
+        Raises:
+            InvalidValueError: no more than it starts with; they do not fit the topology of cores and threads.
+        """
+        now = self.cpus or 1
+        if count is not None and count <= now:
+            raise InvalidValueError(
+                f"The VM {self.name!r} starts with {now} processors: {count} at most leaves no room to grow.",
+                hint='Ask for more, or for none: vm.set("max_cpus", None).',
+            )
+        if (count or now) != self.vcpus_maximum:
+            self._set_most_cpus(count or now)
+        self.vcpus_current = None if count is None else now
+
+    def set_max_memory(self, kib: int | None) -> None:
+        """Let the guest's memory grow to that much while it runs; None takes the room away.
+
+        What is plugged in belongs to a NUMA cell, so that there must be one.
+        """
+        if kib == self.max_memory:
+            return
+        cells = self._cells()
+        if kib is None:
+            self.remove(self.ensure(self.root, ("maxMemory",)))
+            if len(cells) == 1 and set(cells[0].element.attrib) <= _PLAIN_CELL and not len(cells[0].element):
+                cells[0].remove()  # all that made it is what was taken away
+            return
+        if self.memory_slots is None:
+            self.memory_slots = _MEMORY_SLOTS
+        self.max_memory = kib
+        if not cells:
+            numa = self.ensure(self.root, ("cpu", "numa"))
+            self.add(numa, "cell", id="0", memory=str(self.memory or 0), unit="KiB")
 
     # Devices.
 
@@ -262,6 +360,21 @@ class DomainDocument(Document):
         return next((disk for disk in self.disks if disk.device == "disk"), None)
 
     @property
+    def further_disks(self) -> list[Disk]:
+        """Every disk after the main one whose source is one that can be told."""
+        return [disk for disk in [disk for disk in self.disks if disk.device == "disk"][1:] if disk.path]
+
+    @property
+    def cdrom(self) -> Disk | None:
+        """The first CD-ROM drive but that of the seed."""
+        return next((disk for disk in self.disks if disk.device == "cdrom" and not _is_seed(disk)), None)
+
+    @property
+    def seed(self) -> Disk | None:
+        """The CD-ROM drive that holds what cloud-init reads."""
+        return next((disk for disk in self.disks if disk.device == "cdrom" and _is_seed(disk)), None)
+
+    @property
     def interfaces(self) -> list[Interface]:
         """The network cards in their order."""
         return [Interface(self, element) for element in self._devices("interface")]
@@ -271,22 +384,55 @@ class DomainDocument(Document):
         """The screens."""
         return [Graphics(self, element) for element in self._devices("graphics")]
 
+    @property
+    def terminals(self) -> list[Terminal]:
+        """The consoles, then the serial ports: the first is the one that libvirt opens."""
+        return [Terminal(self, element) for tag in ("console", "serial") for element in self._devices(tag)]
+
+    @property
+    def agent_channel(self) -> Channel | None:
+        """The channel to QEMU's guest agent."""
+        channels = [Channel(self, element) for element in self._devices("channel")]
+        return next((channel for channel in channels if channel.name == "org.qemu.guest_agent.0"), None)
+
     def add_device(self, tag: str, **attributes: str) -> _Element:
         """A new device, after the last one of its kind."""
         devices = self.ensure(self.root, ("devices",))
         same = list(children(devices, tag))
         return self.add(devices, tag, after=same[-1] if same else None, **attributes)
 
-    def add_disk(self, template: _Element) -> Disk:
-        """A new disk like the template, at the first free target of its kind."""
-        taken = {disk.target for disk in self.disks}
+    def add_disk(self, template: _Element, *, further: bool = False) -> Disk:
+        """A new disk like the template, at the first free target of its kind; a further one after all others."""
         disks = self._devices("disk")
         devices = self.ensure(self.root, ("devices",))
+        taken = self._targets()
         disk = Disk(self, self.insert(devices, template, after=disks[-1] if disks else None))
         prefix = (disk.target or "sda")[:-1]
-        letters = (*ascii_lowercase, *map("".join, product(ascii_lowercase, repeat=2)))
-        disk.target = next(name for letter in letters if (name := prefix + letter) not in taken)
+        used = [number for number, name in enumerate(_targets(prefix)) if name in taken]
+        disk.target = _targets(prefix)[used[-1] + 1] if further and used else _free(prefix, taken)
         return disk
+
+    def add_cdrom(self, bus: str, driver: str | None) -> Disk:
+        """A new CD-ROM drive, empty.
+
+        Args:
+            bus: "ide", "sata" or "scsi".
+            driver: who reads the disc, such as "qemu"; None where libvirt knows no choice.
+        """
+        prefix = "hd" if bus == "ide" else "sd"
+        target = _free(prefix, self._targets())
+        disk = Disk(self, self.add_device("disk", type="file", device="cdrom"))
+        if driver is not None:
+            disk.driver_name, disk.format = driver, "raw"
+        disk.target, disk.bus = target, bus
+        disk.readonly = True
+        return disk
+
+    def _targets(self) -> set[str]:
+        """The names of disks that are taken: with xvda Xen's guests have hda too, until they know Xen."""
+        names = {disk.target for disk in self.disks if disk.target}
+        twins = {f"hd{name[3:]}" for name in names if name.startswith("xvd")}
+        return names | twins | {f"xvd{name[2:]}" for name in names if name.startswith("hd")}
 
     # The boot order: one list in <os>, or a number on each device.
 

@@ -18,6 +18,8 @@ var (
 	arrayValue   = regexp.MustCompile(`(?s)<(?:val|result) [^>]*:type="ArrayOf(\w+)"[^>]*>.*?</(?:val|result)>`)
 	registerPath = regexp.MustCompile(`(?s)<RegisterVM_Task.*?<path[^>]*>(.*?)</path>`)
 	rebootGuest  = regexp.MustCompile(`<RebootGuest[ >]`)
+	removal      = regexp.MustCompile(`(?s)<RemoveSnapshot_Task.*?<_this[^>]*>(.*?)</_this>`)
+	revertTo     = regexp.MustCompile(`(?s)<RevertToSnapshot_Task.*?<_this[^>]*>(.*?)</_this>`)
 )
 
 const emptyPNG = "\x89PNG\r\n\x1a\n"
@@ -36,6 +38,10 @@ func front(backend string) http.Handler {
 			w.Header().Set("Content-Type", "image/png")
 			io.WriteString(w, emptyPNG)
 			return
+		case r.URL.Path == "/lab/tools": // what VMware Tools in a guest would tell: ?machine=NAME&mac=...&ip=...
+			query := r.URL.Query()
+			tellAddress(query.Get("machine"), query.Get("mac"), query.Get("ip"))
+			return
 		case r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, ".vmx"):
 			folder := strings.TrimPrefix(r.URL.Path, "/folder/")
 			writeSizes(fmt.Sprintf("[%s] %s", r.URL.Query().Get("dsName"), folder))
@@ -52,16 +58,28 @@ func front(backend string) http.Handler {
 				prepareRegistration(path)
 				r.Header.Set(registering, url.QueryEscape(path))
 			}
+			if found := removal.FindSubmatch(body); found != nil {
+				leave(string(found[1]))
+			}
+			if found := revertTo.FindSubmatch(body); found != nil {
+				r.Header.Set(reverting, string(found[1]))
+			}
 		}
 		proxy.ServeHTTP(w, r)
 	})
 }
 
-const registering = "X-Registering"
+const (
+	registering = "X-Registering"
+	reverting   = "X-Reverting"
+)
 
 func repair(answer *http.Response) error {
 	if path, err := url.QueryUnescape(answer.Request.Header.Get(registering)); err == nil && path != "" {
 		applyFile(path) // before the caller hears that the machine is registered
+	}
+	if id := answer.Request.Header.Get(reverting); id != "" {
+		goBack(id)
 	}
 	if !strings.HasPrefix(answer.Request.URL.Path, "/sdk") {
 		return nil

@@ -200,6 +200,60 @@ func prepareRegistration(path string) {
 	}
 }
 
+// goBack gives a machine the sizes and the power state of a snapshot, which the simulator only makes the current one.
+func goBack(id string) {
+	self := types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: id}
+	snapshot, found := simulator.Map.Get(self).(*simulator.VirtualMachineSnapshot)
+	if !found {
+		return
+	}
+	machine := simulator.Map.Get(snapshot.Vm).(*simulator.VirtualMachine)
+	before, hardware := snapshot.Config.Hardware, &machine.Config.Hardware
+	hardware.MemoryMB, machine.Summary.Config.MemorySizeMB = before.MemoryMB, before.MemoryMB
+	hardware.NumCPU, machine.Summary.Config.NumCpu = before.NumCPU, before.NumCPU
+	state := stateIn(machine.Snapshot.RootSnapshotList, self)
+	machine.Runtime.PowerState, machine.Summary.Runtime.PowerState = state, state
+}
+
+// leave makes a machine whose current snapshot is a root, about to be removed, one without; the simulator panics at that.
+func leave(id string) {
+	for _, machine := range machines() {
+		info := machine.Snapshot
+		if info == nil || info.CurrentSnapshot == nil || info.CurrentSnapshot.Value != id {
+			continue
+		}
+		for _, root := range info.RootSnapshotList {
+			if root.Snapshot.Value == id {
+				info.CurrentSnapshot = nil
+			}
+		}
+	}
+}
+
+func stateIn(trees []types.VirtualMachineSnapshotTree, self types.ManagedObjectReference) types.VirtualMachinePowerState {
+	for _, tree := range trees {
+		if tree.Snapshot == self {
+			return tree.State
+		}
+		if state := stateIn(tree.ChildSnapshotList, self); state != "" {
+			return state
+		}
+	}
+	return ""
+}
+
+// tellAddress lets a machine's guest have an address, as VMware Tools tell it.
+func tellAddress(name, mac, ip string) {
+	for _, machine := range machines() {
+		if machine.Name == name {
+			address := types.NetIpConfigInfoIpAddress{IpAddress: ip, PrefixLength: 24, State: "preferred"}
+			config := &types.NetIpConfigInfo{IpAddress: []types.NetIpConfigInfoIpAddress{address}}
+			card := types.GuestNicInfo{Network: "VM Network", MacAddress: mac, Connected: true, IpConfig: config}
+			machine.Guest.Net = []types.GuestNicInfo{card}
+		}
+	}
+}
+
 // escape is how .vmx files write the characters that have a meaning there: |22 for a quote.
 var escape = regexp.MustCompile(`\|[0-9A-Fa-f]{2}`)
 
