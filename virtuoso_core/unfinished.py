@@ -13,47 +13,76 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .errors import VirtuosoError
+from .errors import ConnectionLostError, InvalidStateError, VirtuosoError
 
 if TYPE_CHECKING:
     from .hypervisor import Hypervisor
 
+_Made = list[tuple[str, str]]
+"""What a step made, in order: a kind, "vm", "file" or "local_file", and a name or path."""
+
 
 class Undertaking:
-    """A step that makes things one after another. Each is written down before it is made."""
+    """A step that makes things one after another. Each is written down before it is made.
+
+    A note is a file of lines of JSON, in the user's own state directory: the first says what is done and where, each
+    further one what is about to be made, or kept. It is locked by its process: the lock ends with that, however it
+    ends.
+    """
 
     def __init__(self, hypervisor: Hypervisor, doing: str) -> None:
+        uri = hypervisor.uri
         self._hypervisor = hypervisor
-        self._note: dict[str, Any] = {"doing": doing, "uri": str(hypervisor.uri), "driver": hypervisor.name}
-        self._note |= {"since": time.time(), "files": [], "local_files": [], "vms": []}
+        # no password is written down
+        where = str(uri if uri.password is None else uri.with_credentials(uri.username, None))
+        self._head = {"doing": doing, "uri": where, "driver": hypervisor.name, "since": time.time()}
+        self._made: _Made = []
         self._file: IO[str] | None = None
 
     def file(self, path: str) -> None:
         """A file on the hypervisor's host is about to be made; when the step fails it is deleted."""
-        self._write("files", path)
+        self._add("file", path)
 
     def local_file(self, path: str) -> None:
         """A file on this machine is about to be made; when the step fails it is deleted."""
-        self._write("local_files", path)
+        self._add("local_file", path)
 
     def vm(self, name: str) -> None:
         """A VM is about to be made, off; when the step fails it is removed, without its disks."""
-        self._write("vms", name)
+        self._add("vm", name)
 
-    def _write(self, kind: str, item: str) -> None:
-        self._note[kind].append(item)
+    def keep(self, path: str) -> None:
+        """What is at the path is not this step's after all: it stays."""
+        self._made = [made for made in self._made if made[1] != path]
+        self._write({"keep": path})
+
+    def _add(self, kind: str, item: str) -> None:
+        self._made.append((kind, item))
         if self._file is None:
             self._file = _new_note()
+            self._write(self._head)
+        self._write({kind: item})
+
+    def _write(self, line: dict[str, Any]) -> None:
         if self._file is not None:
-            self._file.seek(0)
-            self._file.truncate()
-            json.dump(self._note, self._file)
+            self._file.write(json.dumps(line) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
 
+    def _supersede(self) -> None:
+        """What an earlier step was killed over and this one has made is this one's: nobody shall clean it."""
+        if self._file is None:
+            return
+        for one in unfinished():
+            with _locked(one._path) as file:
+                if file is None or one.uri != self._head["uri"]:
+                    continue
+                for _, item in {*_parse(file.read())[1]} & {*self._made}:
+                    file.write(json.dumps({"keep": item}) + "\n")
+
     def _finish(self) -> None:
         if self._file is not None:
-            os.unlink(self._file.name)
+            Path(self._file.name).unlink(missing_ok=True)
             self._file.close()
 
 
@@ -64,15 +93,21 @@ def _folder() -> Path:
 
 
 def _new_note() -> IO[str] | None:
-    """A file that is locked as long as this process lives; None where the home cannot be written."""
+    """A file that is locked as long as this process lives; None where the home takes none."""
     try:
         folder = _folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = open(folder / f"{secrets.token_hex(8)}.json", "x+", encoding="utf-8")  # noqa: SIM115 - open as long as the step lasts
-        fcntl.flock(file, fcntl.LOCK_EX)
-        return file
+        file = open(folder / f"{secrets.token_hex(8)}.json", "x", encoding="utf-8")  # noqa: SIM115 - open as long as the step lasts
     except OSError:
         return None
+    try:
+        # who looks before it is locked finds it empty, and passes it over
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:  # a file system without locks: unlocked, the step would look killed
+        os.unlink(file.name)
+        file.close()
+        return None
+    return file
 
 
 @contextmanager
@@ -88,7 +123,7 @@ def undertaking(hypervisor: Hypervisor, doing: str) -> Iterator[Undertaking]:
         yield step
     except BaseException as error:
         try:
-            _undo(hypervisor, step._note)
+            _undo_anew(hypervisor, step._made)
         except VirtuosoError as another:
             error.add_note(f"Nor could what was half made be removed: {another} See: virtuoso doctor")
             if step._file is not None:
@@ -96,58 +131,133 @@ def undertaking(hypervisor: Hypervisor, doing: str) -> Iterator[Undertaking]:
         else:
             step._finish()
         raise
+    step._supersede()
     step._finish()
 
 
-def _undo(hypervisor: Hypervisor, note: dict[str, Any]) -> None:
-    for name in reversed(note["vms"]):
-        if (vm := hypervisor.find(name)) is not None:
-            vm.destroy()
-    for path in reversed(note["files"]):
-        hypervisor._storage().delete(path)
-    for path in reversed(note["local_files"]):
-        Path(path).unlink(missing_ok=True)
+def _undo_anew(hypervisor: Hypervisor, made: _Made) -> None:
+    """Ctrl-C in a terminal ends the ssh that carries the connection, too: this needs another one."""
+    try:
+        _undo(hypervisor, made)
+    except ConnectionLostError:
+        with type(hypervisor).open(hypervisor.uri) as another:
+            _undo(another, made)
+
+
+def _undo(hypervisor: Hypervisor, made: _Made) -> None:
+    """Take away what is there of it, the last first. One that cannot be removed does not keep the others."""
+    failed: VirtuosoError | None = None
+    for kind, item in reversed(made):
+        try:
+            if kind == "vm":
+                if (vm := hypervisor.find(item)) is not None:
+                    vm.destroy()
+            elif kind == "file":
+                hypervisor._storage().delete(item)
+            else:
+                Path(item).unlink(missing_ok=True)
+        except VirtuosoError as error:
+            failed = failed or error
+        except OSError as error:
+            failed = failed or VirtuosoError(f"The file {item} could not be deleted: {error.strerror}.")
+    if failed is not None:
+        raise failed
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A step that was killed and left things behind.
+    """A step that was killed and may have left things behind.
 
     Attributes:
         doing: what it was.
         uri: on which hypervisor.
+        driver: that hypervisor's driver.
         since: when it began, in seconds since the epoch.
-        left: what it made, in words, such as "the file /images/b.qcow2".
+        left: what it was making, in words, such as "the file /images/b.qcow2".
     """
 
     doing: str
     uri: str
+    driver: str
     since: float
     left: tuple[str, ...]
     _path: Path = field(repr=False)
-    _note: dict[str, Any] = field(repr=False, hash=False)
 
     def clean(self, hypervisor: Hypervisor) -> None:
         """Remove what it left; ``hypervisor`` is a connection to its ``uri``.
 
         Raises:
-            VirtuosoError: something could not be removed; what is left is still written down.
+            InvalidStateError: it is cleaned already, or by somebody else right now; a VM that it left runs.
+            ImageInUseError: a VM uses a file that it left.
+            VirtuosoError: something else could not be removed. What is left is still written down.
         """
-        _undo(hypervisor, self._note)
-        self._path.unlink(missing_ok=True)
+        from .storage import check_unused
+
+        with _locked(self._path) as file:
+            if file is None:
+                raise InvalidStateError(f"Somebody else has dealt with this: {self.doing}.", uri=self.uri)
+            made = _parse(file.read())[1]
+            vms = [item for kind, item in made if kind == "vm"]
+            # somebody may have put the file to use meanwhile
+            for kind, item in made:
+                if kind == "file":
+                    check_unused(hypervisor, item, f"The file {item} was not deleted", besides=vms)
+            _undo(hypervisor, made)
+            self._path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[IO[str] | None]:
+    """The note, locked; None while its process lives, or when it is gone."""
+    try:
+        file = open(path, "r+", encoding="utf-8")  # noqa: SIM115 - closed below
+    except OSError:
+        yield None
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield None
+            return
+        # a step that ended just now took its name away first
+        yield file if os.fstat(file.fileno()).st_nlink else None
+
+
+def _parse(text: str) -> tuple[dict[str, Any], _Made]:
+    """A note's head, and what was made. Its last line may have been cut off. Raises ValueError."""
+    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    if not lines:
+        raise ValueError("nothing was made yet")
+    made: _Made = []
+    for line in lines[1:]:
+        (kind, item), *_ = line.items()
+        made = [each for each in made if each[1] != item] if kind == "keep" else [*made, (kind, item)]
+    return lines[0], made
+
+
+_WORDS = {"vm": "the VM {!r}", "file": "the file {}", "local_file": "the file {} on this machine"}
 
 
 def unfinished() -> list[Unfinished]:
-    """Every step of this user's that was killed, the oldest first."""
+    """Every step of this user's that was killed, the oldest first. One that goes on is none."""
     found = []
     for path in _folder().glob("*.json"):
-        try:
-            with open(path, encoding="utf-8") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                note = json.load(file)
-                left = [f"the VM {name!r}" for name in note["vms"]]
-                left += [f"the file {name}" for name in (*note["files"], *note["local_files"])]
-                found.append(Unfinished(note["doing"], note["uri"], note["since"], tuple(left), path, note))
-        except (OSError, ValueError, KeyError):
-            continue  # it goes on, or ended just now, or was killed before it had made anything
+        with _locked(path) as file:
+            if file is None:
+                continue
+            try:
+                head, made = _parse(file.read())
+                left = tuple(_WORDS[kind].format(item) for kind, item in made)
+                one = Unfinished(head["doing"], head["uri"], head["driver"], float(head["since"]), left, path)
+            except (ValueError, KeyError, AttributeError, TypeError):
+                left = ()
+            if left:
+                found.append(one)
+            elif time.time() - os.fstat(file.fileno()).st_mtime > _EMPTY:
+                path.unlink(missing_ok=True)  # killed before anything was made
     return sorted(found, key=lambda each: each.since)
+
+
+_EMPTY = 3600.0
+"""Seconds after which a note that tells of nothing is no longer one that is being begun."""

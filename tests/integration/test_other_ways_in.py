@@ -97,14 +97,16 @@ def test_remote(two: TwoHosts, way: str) -> None:
 
 
 def test_remote_without_a_pool(two: TwoHosts) -> None:
-    """The format cannot be told from here: the error says what to set."""
+    """An image that is not there is found out all the same; a disk that only its host knows needs its format said."""
     script = (
         "import sys; from virtuoso_core import connect\n"
-        "vm = connect(sys.argv[1]).new_vm(); vm.name = 'x'; vm.disk_image = '/nowhere/x.img'\n"
+        "vm = connect(sys.argv[1]).new_vm(); vm.name = 'x'; vm.disk_image = sys.argv[2]\n"
         "try: vm.save()\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
-    done = two.alpha.run([sys.executable, "-c", script, two.tcp_uri], timeout=60)
+    done = two.alpha.run([sys.executable, "-c", script, two.tcp_uri, "/nowhere/x.img"], timeout=60)
+    assert done.stdout.startswith("ImageNotFoundError There is no disk image /nowhere/x.img"), done
+    done = two.alpha.run([sys.executable, "-c", script, two.tcp_uri, "/dev/nothing"], timeout=60)
     assert done.stdout.startswith("ImageFormatError"), done
     assert 'vm.set("disk_format", "qcow2")' in done.stdout
 
