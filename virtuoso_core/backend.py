@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import UnsupportedError, VMExistsError
-from .facts import AddressReport, Display, Progress, RunResult, Snapshot
+from .errors import InvalidStateError, UnsupportedError, VMExistsError
+from .facts import AddressReport, Display, Progress, RunResult, Snapshot, Stats
 from .spec import Feature, SaveResult, State, VMSpec
 
 if TYPE_CHECKING:
     from .console import Console
     from .hypervisor import Hypervisor
+    from .unfinished import Undertaking
 
 
 def name_taken(name: str, other: VMBackend) -> VMExistsError:
@@ -114,15 +115,31 @@ class VMBackend(ABC):
         """Delete the file of a disk image; its VM is gone already."""
         raise NotImplementedError(f"{type(self).__name__} declares {Feature.DELETE_DISK!r}")
 
-    def _run_in_guest(self, words: Sequence[str], stdin: bytes, timeout: float) -> RunResult:
-        """Run a command in the guest; it is running.
+    def _resize_disk(self, path: str, size: int) -> None:
+        """Give a disk that many bytes. Override it where a running VM's can grow; here it must be off."""
+        state = self._get_state()
+        if state is not State.STOPPED:
+            raise InvalidStateError(
+                f"The VM {self._known_name!r} is {state}: its disk {path} cannot be resized now.",
+                hint="Stop it first.",
+                vm=self._known_name,
+                uri=self._hypervisor.uri,
+            )
+        self._hypervisor._storage().resize(path, size)
 
-        GuestAgentError when nobody in it answers, WaitTimeoutError when the command does not end in time.
+    def _run_in_guest(self, words: Sequence[str], stdin: bytes, timeout: float) -> RunResult:
+        """Run a command in the guest; it is running. Wait for an agent that is not up yet, within the timeout.
+
+        GuestAgentError when nobody in it answers, WaitTimeoutError when the command does not end in time,
+        InvalidStateError when the VM stops meanwhile.
         """
         raise NotImplementedError(f"{type(self).__name__} declares {Feature.RUN!r}")
 
-    def _console(self) -> Console:
-        """The serial console, opened; it is running."""
+    def _console(self, force: bool) -> Console:
+        """The serial console, opened, taken away from another program where ``force`` says so; it is running.
+
+        InvalidStateError when the VM has none, or another program has it.
+        """
         raise NotImplementedError(f"{type(self).__name__} declares {Feature.CONSOLE!r}")
 
     def _displays(self) -> Iterable[Display]:
@@ -130,7 +147,7 @@ class VMBackend(ABC):
         raise NotImplementedError(f"{type(self).__name__} declares {Feature.DISPLAY!r}")
 
     def _snapshots(self) -> Iterable[Snapshot]:
-        """Its snapshots, the oldest first, in a fixed number of calls."""
+        """Its snapshots, the oldest first, in one call each at most and a few for all."""
         raise NotImplementedError(f"{type(self).__name__} declares {Feature.SNAPSHOT!r}")
 
     def _take_snapshot(self, name: str, description: str) -> None:
@@ -145,10 +162,11 @@ class VMBackend(ABC):
         """Drop a snapshot that exists; the VM stays as it is now, and so do the other snapshots."""
         raise NotImplementedError(f"{type(self).__name__} declares {Feature.SNAPSHOT!r}")
 
-    def _clone(self, spec: VMSpec) -> str:
-        """Make a VM with this one's whole configuration but for what the spec says otherwise; return its UUID.
+    def _clone(self, spec: VMSpec, step: Undertaking) -> str:
+        """Make a VM like what the last ``_read`` found but for what the spec says otherwise; return its UUID.
 
-        Its disks are there already. It is off, and leaves nothing behind when it fails.
+        Disks and cards are in the same order; the disks are there already. It is off, and leaves nothing behind when it
+        fails; ``step.file(path)`` before it makes a file of its own. Raises VMExistsError.
         """
         raise NotImplementedError(f"{type(self).__name__} declares {Feature.CLONE!r}")
 
@@ -159,6 +177,17 @@ class VMBackend(ABC):
     def _set_autostart(self, on: bool) -> None:
         """Let it start with its host, or not."""
         raise NotImplementedError(f"{type(self).__name__} declares {Feature.AUTOSTART!r}")
+
+    def _get_stats(self) -> Stats:
+        """What it uses; it is on. Override where that takes less than asking for all."""
+        for stats in self._hypervisor._all_stats():
+            if stats.uuid == self._uuid:
+                return stats
+        raise InvalidStateError(
+            f"The VM {self._known_name!r} on {self._hypervisor.uri} went off just now.",
+            vm=self._known_name,
+            uri=self._hypervisor.uri,
+        )
 
     def _suspend(self) -> None:
         """Keep its memory on disk and end it; it is running or paused. ``_start`` goes on from there."""
@@ -172,6 +201,13 @@ class VMBackend(ABC):
         raise NotImplementedError(f"{type(self).__name__} declares {Feature.MIGRATE!r}")
 
     # What a driver may supply.
+
+    def _own_disks(self, spec: VMSpec) -> dict[str, str | None]:
+        """The disk images of the spec, just read, that no other VM may have, of which a clone gets copies.
+
+        Each with the format that the configuration says, or None where it says none.
+        """
+        return dict.fromkeys(path for path in (spec.disk_image, *spec.more_disks) if path is not None)
 
     def _prepare_start(self, start_networks: bool) -> None:
         """Look for what would make the start fail, and raise the error that names it."""

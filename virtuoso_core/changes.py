@@ -11,7 +11,7 @@ Options = Mapping[str, Option]
 
 
 def diff_text(before: VMSpec, after: VMSpec, options: Options) -> str:
-    """One line a changed field, two for a replaced network card; secrets hidden."""
+    """One line a changed field, or one for each card or disk that comes or goes; secrets hidden."""
     names = sorted(after.changed_from(before))
     return "\n".join(line for name in names for line in _lines(name, before, after, options))
 
@@ -29,6 +29,8 @@ def not_applied(wanted: VMSpec, found: VMSpec, names: Iterable[str], options: Op
     def differs(name: str) -> bool:
         option = _option(name, options)
         a, b = mine.get(name), theirs.get(name)
+        if name == "more_disks":
+            return sorted(a or ()) != sorted(b or ())  # hypervisors order them by where they are plugged in
         if option is None:
             return bool(a != b)
         # None asks for the hypervisor's own default, which it may well spell out
@@ -42,6 +44,10 @@ def _lines(name: str, before: VMSpec, after: VMSpec, options: Options) -> list[s
         gone = [f"networks: - {card}" for card in before.networks if card not in after.networks]
         come = [f"networks: + {card}" for card in after.networks if card not in before.networks]
         return gone + come or ["networks: in another order"]
+    if name == "more_disks":
+        gone = [f"more_disks: - {disk}" for disk in before.more_disks if disk not in after.more_disks]
+        come = [f"more_disks: + {disk}" for disk in after.more_disks if disk not in before.more_disks]
+        return gone + come or ["more_disks: in another order"]
     old, new = before.values().get(name), after.values().get(name)
     if _secret(name, options):
         return [f"{name}: {'***' if old else '(not set)'} -> {'*** (another)' if new else '(not set)'}"]

@@ -45,12 +45,14 @@ class AddressReport:
     Attributes:
         source: "lease", "agent", "arp" ...
         addresses: what it knows.
-        said: why it knows none, in words; "" when it answered in order.
+        said: why it knows none, in words; "" when there is no more to say.
+        hint: what to do for it to know one, a sentence; "" when there is nothing to advise.
     """
 
     source: str
     addresses: tuple[Address, ...] = ()
     said: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

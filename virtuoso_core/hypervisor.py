@@ -6,11 +6,13 @@ import inspect
 import os
 import random
 import shlex
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from weakref import WeakSet
 
 from . import storage
 from .errors import (
@@ -86,6 +88,8 @@ class Hypervisor(ABC):
         self._uri = uri
         self._readonly = readonly
         self._closed = False
+        self._streams: WeakSet[EventStream] = WeakSet()
+        self._streams_lock = threading.Lock()
 
     # What people call.
 
@@ -194,6 +198,13 @@ class Hypervisor(ABC):
             ImageNotFoundError: there is no backing image, or no directory.
             InvalidValueError: no size that makes sense; an overlay in a format that cannot be one.
             NoSpaceError, UnsupportedError
+
+        Example:
+            >>> from virtuoso_core import connect
+            >>> with connect("memory:///images") as hypervisor:
+            ...     base = hypervisor.create_disk("/images/base.qcow2", "20 GiB")
+            ...     hypervisor.create_disk("/images/web.qcow2", backing=base.path).backing
+            '/images/base.qcow2'
         """
         self._require(Feature.CREATE_DISK, "make disk images")
         self._ready(writing=f"make the disk image {os.fspath(path)}")
@@ -213,7 +224,8 @@ class Hypervisor(ABC):
         """Delete a disk image that no VM has and no overlay is based on; one that is already gone stays so.
 
         Raises:
-            ImageInUseError: a VM has it, or an overlay that a VM has is based on it; the message names the VM.
+            ImageInUseError: a VM has it, or an overlay is based on it that a VM has or that lies beside it; the message
+                names which.
             UnsupportedError
         """
         self._require(Feature.CREATE_DISK, "delete disk images")
@@ -225,12 +237,13 @@ class Hypervisor(ABC):
     ) -> DiskInfo:
         """Bring a disk image or ISO file from this machine to the hypervisor's host.
 
-        Nothing is at the path until all of it has arrived.
+        Nothing is written over, and nothing is left when it fails. On this machine nothing is at the path until all of
+        it has arrived.
 
         Args:
             source: the file here.
             path: on the hypervisor's host.
-            progress: called with the bytes sent and the bytes in all.
+            progress: called with the bytes sent and the bytes in all; what it raises ends the upload.
 
         Raises:
             ImageNotFoundError: there is no such file here, or no such directory there.
@@ -275,6 +288,8 @@ class Hypervisor(ABC):
 
         Raises:
             UnsupportedError
+            InvalidValueError: a timeout that is none.
+            ConnectError: the hypervisor takes no connection to listen on.
             ConnectionLostError: while iterating, when the hypervisor went away. Nothing reconnects by itself.
 
         Example:
@@ -290,12 +305,24 @@ class Hypervisor(ABC):
         """
         self._require(Feature.EVENTS, "tell what happens to VMs")
         self._ready()
-        return EventStream(self, timeout)
+        stream = EventStream(self, timeout)
+        with self._streams_lock:
+            self._streams.add(stream)
+        if self._closed:  # meanwhile, by another thread
+            stream.close()
+        return stream
 
     def close(self) -> None:
-        """End the connection; later calls raise ConnectionClosedError. Closing twice does nothing."""
+        """End the connection; later calls raise ConnectionClosedError. Closing twice does nothing.
+
+        Who iterates over ``events()``, in this thread or another, comes to the end.
+        """
         if not self._closed:
             self._closed = True
+            with self._streams_lock:
+                streams = list(self._streams)
+            for stream in streams:
+                stream.close()
             self._close()
 
     def __enter__(self) -> Self:
@@ -308,6 +335,12 @@ class Hypervisor(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.uri}{' closed' if self._closed else ''}>"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from .notebook import hypervisor_table
+
+        return hypervisor_table(self)
 
     # What a driver supplies.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -20,6 +21,9 @@ GiB = 1024 * MiB
 
 MAX_MEMORY = 4 * 1024 * 1024 * GiB
 """4 PiB in KiB: what today's processors can address at all."""
+
+MAX_DISK = 1024**6
+"""1 EiB in bytes: no storage holds more in one file."""
 
 MAX_CPUS = 4096
 MAX_NAME_BYTES = 200
@@ -81,8 +85,49 @@ def format_memory(kib: int) -> str:
     return f"{kib} KiB"
 
 
-def check_name(value: object) -> str:
-    """A name that every hypervisor can keep in a file and in XML.
+def parse_size(value: object) -> int:
+    """The size of a disk in bytes, whole sectors of 512 bytes: what lies between is rounded up.
+
+    Args:
+        value: an int counts bytes; a text needs a unit, as for ``parse_memory()``.
+
+    Raises:
+        InvalidValueError: it is no size, or one that no disk can have.
+
+    Example:
+        >>> parse_size("1.5 GiB"), parse_size(512000), parse_size("1 KB")
+        (1610612736, 512000, 1024)
+    """
+    takes = 'Give a whole number of bytes, or a text with a unit such as "20 GiB".'
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,9})?)\s*([a-zA-Z]+)\s*", value, re.ASCII)
+        unit = _BYTES.get(match[2].lower()) if match else None
+        if match is None or unit is None:
+            raise InvalidValueError(f"{_short(value)} is not the size of a disk.", hint=takes)
+        amount = math.ceil(Decimal(match[1]) * unit)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        amount = value
+    else:
+        raise InvalidValueError(f"{_short(value)} is not the size of a disk.", hint=takes)
+    if not 1 <= amount <= MAX_DISK:
+        raise InvalidValueError(
+            f"{_short(value)} is out of range for a disk.", hint=f"It must be from 1 byte to {format_size(MAX_DISK)}."
+        )
+    return -(-amount // 512) * 512
+
+
+def format_size(size: int) -> str:
+    """Bytes as people write them, exactly.
+
+    Example:
+        >>> format_size(21474836480), format_size(1000)
+        ('20 GiB', '1000 bytes')
+    """
+    return format_memory(size // 1024) if size and size % 1024 == 0 else f"{size} bytes"
+
+
+def check_name(value: object, of: str = "VM") -> str:
+    """A name, of a VM or of a snapshot, that every hypervisor can keep in a file and in XML.
 
     Raises:
         InvalidValueError: empty, too long, with a slash or a control character, or not a str.
@@ -92,21 +137,32 @@ def check_name(value: object) -> str:
         'My new VM'
     """
     if not isinstance(value, str):
-        raise InvalidValueError(f"A VM's name is a str, not {type(value).__name__}.")
+        raise InvalidValueError(f"A {of}'s name is a str, not {type(value).__name__}.")
     if not value.strip():
-        raise InvalidValueError("The VM's name is empty.", hint='Give it one, such as "web-1".')
+        raise InvalidValueError(f"The {of}'s name is empty.", hint='Give it one, such as "web-1".')
     if value in (".", "..") or "/" in value:
         raise InvalidValueError(
-            f"{_short(value)} cannot be a VM's name: it is kept as a file.", hint="Leave out the slash."
+            f"{_short(value)} cannot be a {of}'s name: it is kept as a file.", hint="Leave out the slash."
         )
     bad = next((c for c in value if not _xml_char(c) or c in "\t\n\r\x7f\x85\u2028\u2029"), None)
     if bad is not None:
-        raise InvalidValueError(f"A VM's name cannot hold the character {bad!r}.", hint="Use printable characters.")
+        raise InvalidValueError(f"A {of}'s name cannot hold the character {bad!r}.", hint="Use printable characters.")
     size = len(value.encode())
     if size > MAX_NAME_BYTES:
         raise InvalidValueError(
-            f"The VM's name is {size} bytes long, {_short(value)}.", hint=f"{MAX_NAME_BYTES} bytes is the limit."
+            f"The {of}'s name is {size} bytes long, {_short(value)}.", hint=f"{MAX_NAME_BYTES} bytes is the limit."
         )
+    return value
+
+
+def check_text(value: object, what: str) -> str:
+    """A text for people, such as a description, that XML can hold.
+
+    Raises:
+        InvalidValueError: no str, or one with a control character. ``what`` is its subject.
+    """
+    if not isinstance(value, str) or not all(_xml_char(c) for c in value):
+        raise InvalidValueError(f"{what} is not {_short(value)}.", hint="Give a text without control characters.")
     return value
 
 

@@ -18,7 +18,6 @@ from .changes import diff_text, listing, not_applied
 from .errors import (
     ConflictError,
     HypervisorError,
-    ImageInUseError,
     InvalidNetworkError,
     InvalidStateError,
     InvalidValueError,
@@ -31,6 +30,7 @@ from .errors import (
 )
 from .events import EventType
 from .spec import Feature, Network, SaveResult, State, VMSpec, check_cpus, parse_memory
+from .storage import check_unused
 
 if TYPE_CHECKING:
     pass
@@ -97,13 +97,7 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
 
     @disk_image.setter
     def disk_image(self, value: str | os.PathLike[str] | None) -> None:
-        path = None
-        if value is not None:
-            path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else value
-            if not isinstance(path, str) or not path.strip() or not path.isprintable():
-                raise InvalidValueError(f"{value!r} is not the path of a disk image.", hint="None takes the disk away.")
-            path = self._hypervisor._image_path(path)
-        self._edit(disk_image=path)
+        self._edit(disk_image=None if value is None else self._image(value, "the path of a disk image"))
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -230,7 +224,8 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
         assert draft is not None
         assert baseline is not None
         self._present(writing=f"save the VM {self._title}")
-        result = self._save_new(draft) if self._new else self._save_changes(baseline, draft, force)
+        with self._seed_written(draft) as draft:
+            result = self._save_new(draft) if self._new else self._save_changes(baseline, draft, force)
         if result is not SaveResult.UNCHANGED:
             self._emit(EventType.SAVED)
         return result
@@ -377,7 +372,8 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
         Raises:
             ImageError and its subclasses, NetworkError and its subclasses: found before the start.
             InvalidStateError: it was never saved.
-            HypervisorError: the hypervisor could not start it.
+            NotEnoughMemoryError, PortInUseError, NoSpaceError: what could be seen to be the cause when it failed.
+            HypervisorError: the hypervisor could not start it, for another reason.
         """
         self._require_saved("cannot be started", writing="start")
         state = self._get_state()
@@ -480,6 +476,7 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
 
         Raises:
             InvalidStateError: it is neither paused nor running.
+            NoSpaceError: its host is full, which stopped it, and stops it again.
             UnsupportedError: this hypervisor cannot.
         """
         self._control("resume", Feature.PAUSE, self._resume, EventType.RESUMED, wants=State.PAUSED, done=State.RUNNING)
@@ -511,15 +508,15 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
     def destroy(self, *, force: bool = False, delete_disk: bool = False) -> None:
         """Remove the VM with all that the hypervisor keeps of it (NVRAM, saved memory, snapshots' records).
 
-        Its disk image stays, unless asked for. A VM that is already gone stays so.
+        Its disk images stay, unless asked for; what ``cloud_init()`` wrote goes. A VM that is already gone stays so.
 
         Args:
             force: also remove a VM that is running, by pulling its plug.
-            delete_disk: delete the file of ``disk_image`` too, unless another VM has it.
+            delete_disk: delete the files of all its ``disks`` too, but not what they are overlays of.
 
         Raises:
             InvalidStateError: it is running and force is False.
-            ImageInUseError: delete_disk, and another VM has the image; nothing was removed.
+            ImageInUseError: delete_disk, and another VM has one of them, or an overlay of it; nothing was removed.
             UnsupportedError: delete_disk, and this hypervisor cannot; nothing was removed.
         """
         self._hypervisor._ready(writing=f"destroy the VM {self._title}")
@@ -529,7 +526,8 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
             self._gone = True
             return
         try:
-            image = self._read().disk_image if delete_disk else None
+            spec = self._read()
+            disks = [disk for disk in (spec.disk_image, *spec.more_disks) if disk is not None] if delete_disk else []
             state = self._get_state()
             if state not in (*OFF, State.CRASHED) and not force:
                 raise InvalidStateError(
@@ -537,8 +535,9 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
                     hint="Stop it first, or pull its plug: vm.destroy(force=True).",
                     **self._where,
                 )
-            if image is not None:
-                self._check_image_free(image)
+            for disk in disks:
+                refused = f"The VM {self._title} and its disk {disk} were not removed"
+                check_unused(self._hypervisor, disk, refused, besides=[self._uuid], hint="Leave out delete_disk.")
             if state not in OFF:
                 self._power_off()
             self._undefine()
@@ -547,23 +546,20 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
             return
         self._gone = True
         self._emit(EventType.DESTROYED)
-        if image is not None:
-            self._delete_image(image)
-
-    def _check_image_free(self, image: str) -> None:
-        for other in self._hypervisor._list_vms():
-            try:
-                if other.uuid != self._uuid and other.disk_image == image:
-                    raise ImageInUseError(
-                        f"The VM {self._title} was not removed: its disk {image} is the disk of {other.name!r} too.",
-                        hint="Leave out delete_disk.",
-                        **self._where,
-                    )
-            except VMNotFoundError:
-                continue  # deleted while we looked
+        if spec.seed is not None and Feature.CLOUD_INIT in self._hypervisor.features:
+            with self._hypervisor._storage() as store:
+                store.delete(spec.seed)
+        for disk in disks:
+            self._delete_image(disk)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} on {self._hypervisor.uri}>"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from .notebook import vm_table
+
+        return vm_table(self)
 
     def _ask_plugins(self, changed: frozenset[str]) -> None:
         from .plugins import default_registry

@@ -36,7 +36,8 @@ GUIDE, DRIVERS, ARCHITECTURE = (ROOT / "docs" / f"{name}.md" for name in ("guide
 SUBSTITUTED = {"qemu:///session": "test:///default", "qemu:///system": "test:///default"}
 """What examples say and what they run with: the one difference between what is printed and what is run."""
 
-NOT_RUN = {("docs/guide.md", "needs that host"), ("drivers/vbox/README.md", "needs VirtualBox")}
+NOT_RUN = {("docs/guide.md", f"needs {what}") for what in ("that host", "a guest")}
+NOT_RUN |= {("drivers/vbox/README.md", "needs VirtualBox"), ("README.md", "needs a guest")}
 """Each block that is not run stands behind ``<!-- not run: REASON -->``."""
 
 STATE = """<node>
@@ -346,6 +347,7 @@ def test_exit_codes_table() -> None:
     (rows,) = tables(GUIDE, "exit code")
     told = {int(code) for row in rows for code in row[0].split(", ")}
     codes = {app.FAILED, app.USAGE, app.NOT_FOUND, app.DRIVER, app.CONNECTION, app.INTERRUPTED, app.PIPE_CLOSED}
+    codes |= {app.HUNG_UP, app.TERMINATED}
     assert told == {0} | codes
 
 

@@ -10,6 +10,7 @@ import pytest
 from virtuoso_core import (
     URI,
     VM,
+    EventType,
     Feature,
     HypervisorError,
     ImageInUseError,
@@ -73,7 +74,7 @@ class SlowVM(RecordingVM):
         if self.looks:
             self.looks -= 1
             if not self.looks:
-                self._set_state(State.STOPPED)
+                self._set_state(State.STOPPED, EventType.STOPPED)
         return super()._get_state()
 
 
@@ -348,7 +349,7 @@ def test_the_disk_is_kept_unless_asked_for(make: Make) -> None:
 def test_a_disk_that_another_vm_has_is_not_deleted(make: Make, hypervisor: MemoryHypervisor) -> None:
     vm = make(State.RUNNING, DeletingVM)
     make()
-    with pytest.raises(ImageInUseError, match=r"'web-0' was not removed: its disk .* is the disk of 'web-1' too"):
+    with pytest.raises(ImageInUseError, match=r"'web-0' and its disk .* were not removed: the VM 'web-1' has it"):
         vm.destroy(force=True, delete_disk=True)
     assert (vm.calls, vm.state) == ([], State.RUNNING)
     assert len(hypervisor.vms()) == 2

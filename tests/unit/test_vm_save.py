@@ -173,6 +173,7 @@ def test_only_the_changed_fields_are_written(watched: Watched, vm: VM) -> None:
 def test_a_running_vm_gets_it_at_its_next_start(vm: VM) -> None:
     vm.start()
     vm.cpus = 4
+    vm.set("headless", True)
     assert vm.save() is SaveResult.NEXT_START
     assert vm.save() is SaveResult.UNCHANGED
     assert saved(vm).cpus == 4

@@ -29,6 +29,8 @@ class VMBase(VMBackend):
         self._draft = defaults
         self._ignored: dict[str, Any] = {}
         self._gone = False
+        self._gone_to = ""
+        """The URI of the hypervisor that it was moved to."""
 
     @property
     def hypervisor(self) -> Hypervisor:
@@ -84,6 +86,12 @@ class VMBase(VMBackend):
 
     def _present(self, *, writing: str = "") -> None:
         self._hypervisor._ready(writing=writing)
+        if self._gone_to:
+            raise VMNotFoundError(
+                f"The VM {self._title} was moved to {self._gone_to}.",
+                hint="Use what migrate() returned.",
+                **self._where,
+            )
         if self._gone:
             raise VMNotFoundError(
                 f"The VM {self._title} was destroyed.", hint="Make another one: hypervisor.new_vm()", vm=self.name

@@ -30,6 +30,18 @@ def libvirt() -> Any:
         return _load()
 
 
+def libvirt_qemu() -> Any:
+    """The ``libvirt_qemu`` module of the same binding: what is QEMU's alone.
+
+    Raises:
+        MissingLibvirtError
+    """
+    libvirt()
+    import libvirt_qemu as module
+
+    return module
+
+
 @functools.cache
 def _load() -> Any:
     undo = _redirect_log()

@@ -45,8 +45,10 @@ class Connection:
     ) -> None:
         binding = libvirt()
         self.uri = uri
+        self._readonly, self._credentials = readonly, credentials
         remote = uri.host is not None
-        if remote or event_loop:
+        self._hears = remote or event_loop
+        if self._hears:
             ensure_event_loop()
         try:
             self.native = self._open(binding, credentials, readonly)
@@ -104,6 +106,18 @@ class Connection:
             raise translate(
                 error, doing=doing, uri=self.uri, alive=self.is_alive, lost_hint=self.lost_hint, vm=vm
             ) from error
+
+    def listening(self, *, in_process: bool) -> Connection:
+        """A connection on which libvirt tells events: this one, or another one like it for the caller to close.
+
+        A driver in this process tells them on any. A daemon does so only on connections that were opened with libvirt's
+        event loop; that makes every call a third dearer, so local connections have it only where somebody listens.
+        """
+        if in_process:
+            ensure_event_loop()
+        if in_process or self._hears:
+            return self
+        return type(self)(self.uri, readonly=self._readonly, credentials=self._credentials, event_loop=True)
 
     def is_alive(self) -> bool:
         """Whether the connection still works, as far as this end knows."""

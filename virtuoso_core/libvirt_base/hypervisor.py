@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -22,9 +22,12 @@ from ..errors import (
     UnsupportedNetworkError,
     VMNotFoundError,
 )
-from ..facts import VMSummary
+from ..events import Event
+from ..facts import Stats, VMSummary
 from ..hypervisor import Credentials, Hypervisor
+from ..local_storage import LocalStorage
 from ..spec import BASIC, Feature, Network, State, VMSpec
+from ..storage import Storage
 from ..uri import URI
 from ..vm import VM
 from ..xml import Disk, Document, DomainDocument, Interface
@@ -32,9 +35,12 @@ from . import diagnosis
 from .binding import libvirt
 from .connection import Connection
 from .domain import state_of
+from .events import EventSource
 from .networks import HostNetworks, Wiring, Wirings
 from .options import DISK_FORMAT, XmlOption
+from .stats import all_stats
 from .vm import LibvirtVM
+from .volumes import VolumeStorage
 
 _UUID = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
 
@@ -48,7 +54,14 @@ class LibvirtHypervisor(Hypervisor):
     Besides what every driver declares, one on libvirt declares the attributes below.
     """
 
-    features: frozenset[Feature] = BASIC
+    features: frozenset[Feature] = BASIC | {
+        Feature.DISKS,
+        Feature.CDROM,
+        Feature.LIVE,
+        Feature.AUTOSTART,
+        Feature.SUSPEND,
+        Feature.EVENTS,
+    }
     vm_class: ClassVar[type[LibvirtVM]] = LibvirtVM
     connection_class: ClassVar[type[Connection]] = Connection
     daemon: ClassVar[str] = "libvirtd"
@@ -67,6 +80,10 @@ class LibvirtHypervisor(Hypervisor):
     """The VIR_DOMAIN_UNDEFINE_* flags that it knows."""
     address_sources: ClassVar[tuple[str, ...]] = ("LEASE", "AGENT", "ARP")
     """The VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_* that it knows, best first."""
+    agent: ClassVar[str] = "qemu-guest-agent"
+    """What to install in a guest that tells its addresses."""
+    snapshots_in_images: ClassVar[bool] = False
+    """Whether snapshots are QEMU's, kept in disk images or beside them, so that formats and versions matter."""
     probes_images: ClassVar[bool] = True
     """Whether images are files whose existence and format matter."""
 
@@ -81,6 +98,10 @@ class LibvirtHypervisor(Hypervisor):
         self.networks = _described(self.ways)
         self.host_networks = HostNetworks(connection)
         self._capabilities: Document | None = None
+        self._images: Storage | None = None
+        self._events = EventSource(self)
+        self.running_cards: dict[tuple[str, int], frozenset[tuple[str, ...]]] = {}
+        """What the cards of running VMs join, as last read."""
 
     @classmethod
     def open(cls, uri: URI, *, readonly: bool = False, credentials: Credentials | None = None) -> Self:
@@ -207,6 +228,26 @@ class LibvirtHypervisor(Hypervisor):
     def _close(self) -> None:
         self.connection.close()
 
+    def _all_stats(self) -> Iterable[Stats]:
+        return all_stats(self)
+
+    def saved_memory_folder(self) -> str | None:
+        """Where this machine keeps the memory of suspended VMs; None where that cannot be seen from here."""
+        return None
+
+    def log_of(self, name: str) -> str | None:
+        """The file on the host that has what the VM's own program said, for people; None where there is none."""
+        return None
+
+    def _watch(self, tell: Callable[[Event | Exception], None]) -> Callable[[], None]:
+        return self._events.add(tell)
+
+    def _storage(self) -> Storage:
+        if self._images is None:
+            taken = self.options.get("disk_format", DISK_FORMAT).choices
+            self._images = LocalStorage(taken) if self.local else VolumeStorage(self, taken)
+        return self._images
+
     def _image_path(self, text: str) -> str:
         return os.path.abspath(os.path.expanduser(text)) if self.local else text
 
@@ -224,7 +265,8 @@ class LibvirtHypervisor(Hypervisor):
             yield diagnosis.check_daemon(uri, cls.daemon, cls.daemon_packages)
 
     def _examine(self) -> Iterable[Check]:
-        return diagnosis.check_networks(self)
+        yield from diagnosis.check_networks(self)
+        yield from diagnosis.check_stopped(self)
 
     def _examine_image(self, path: str) -> Iterable[Check]:
         return [diagnosis.check_image(self, path)]
@@ -246,7 +288,7 @@ class LibvirtHypervisor(Hypervisor):
     def read_spec(self, document: DomainDocument) -> VMSpec:
         """What a document says, as plain data."""
         options = {name: option.read(document) for name, option in self.xml_options.items()}
-        disk = document.main_disk
+        disk, cdrom, seed = document.main_disk, document.cdrom, document.seed
         return VMSpec(
             name=document.name or "",
             memory=document.memory or 0,
@@ -254,6 +296,9 @@ class LibvirtHypervisor(Hypervisor):
             disk_image=None if disk is None else disk.path,
             networks=tuple(self._read_network(card) for card in document.interfaces),
             options=MappingProxyType({name: value for name, value in options.items() if value is not None}),
+            more_disks=tuple(disk.path for disk in document.further_disks if disk.path),
+            cdrom=None if cdrom is None else cdrom.path,
+            seed=None if seed is None else seed.path,
         )
 
     def patch(self, document: DomainDocument, spec: VMSpec, changed: frozenset[str]) -> None:
@@ -264,8 +309,13 @@ class LibvirtHypervisor(Hypervisor):
             document.set_memory(spec.memory)
         if "cpus" in changed:
             document.set_cpus(spec.cpus)
+        if "more_disks" in changed:
+            for surplus in [disk for disk in document.further_disks if disk.path not in spec.more_disks]:
+                surplus.remove()
         if "disk_image" in changed:
             self._patch_disk(document, spec, known_format="options.disk_format" in changed)
+        if "more_disks" in changed:
+            self._add_disks(document, spec)
         if "networks" in changed:
             self._patch_networks(document, spec.networks)
         for name, option in self.xml_options.items():  # in the order declared: the later may build on the earlier
@@ -273,6 +323,10 @@ class LibvirtHypervisor(Hypervisor):
                 value = spec.options.get(name)
                 # taken away: what a new VM has
                 option.write(document, option.read(self.new_document()) if value is None else value)
+        if "cdrom" in changed:  # after the options: the machine type decides where it is plugged in
+            self._patch_cdrom(document, spec.cdrom)
+        if "seed" in changed:
+            self._patch_seed(document, spec.seed)
 
     def _patch_disk(self, document: DomainDocument, spec: VMSpec, *, known_format: bool) -> None:
         disk = document.main_disk
@@ -280,13 +334,7 @@ class LibvirtHypervisor(Hypervisor):
             if disk is not None:
                 disk.remove()
             if document.main_disk is not None:
-                raise UnsupportedError(
-                    f"The VM {document.name!r} has more disks: without its first one, {document.main_disk.path} would "
-                    "be its main disk.",
-                    hint="Set disk_image to another image, or take disks away with virsh edit.",
-                    vm=document.name,
-                    uri=self.uri,
-                )
+                raise self._no_main_disk(document, document.main_disk.path)
             return
         if disk is None:
             disk = document.add_disk(self.template().disks[0].element)
@@ -295,9 +343,70 @@ class LibvirtHypervisor(Hypervisor):
         if not known_format:
             self._write_format(disk, spec.disk_image)
 
+    def _no_main_disk(self, document: DomainDocument, first: str | None) -> UnsupportedError:
+        return UnsupportedError(
+            f"The VM {document.name!r} has more disks: without its first one, {first} would be its main disk.",
+            hint="Set disk_image to another image, or take the others away first: vm.remove_disk(path).",
+            vm=document.name,
+            uri=self.uri,
+        )
+
+    def _add_disks(self, document: DomainDocument, spec: VMSpec) -> None:
+        there = {disk.path for disk in document.further_disks}
+        for path in spec.more_disks:
+            if path in there:
+                continue
+            if document.main_disk is None:
+                raise self._no_main_disk(document, path)
+            self._check_image(path)
+            disk = document.add_disk(self.template().disks[0].element, further=True)
+            disk.set_path(path, block=self._is_block(path))
+            self._write_format(disk, path)
+
+    def cdrom_bus(self, document: DomainDocument) -> str:
+        """Where a CD-ROM drive is plugged in, so that any system finds it: "ide", "sata" or "scsi"."""
+        if document.arch not in (None, "x86_64", "i686"):
+            return "scsi"
+        return "sata" if "q35" in (document.machine or "") else "ide"
+
+    def seed_bus(self, document: DomainDocument) -> str:
+        """The same for the drive that holds what cloud-init reads."""
+        return self.cdrom_bus(document)
+
+    def _add_cdrom(self, document: DomainDocument, bus: str) -> Disk:
+        pattern = self.template().disks
+        return document.add_cdrom(bus, pattern[0].driver_name if pattern else None)
+
+    def _patch_cdrom(self, document: DomainDocument, path: str | None) -> None:
+        drive = document.cdrom
+        if path is None:
+            if drive is not None:
+                drive.empty()
+            return
+        self._check_disc(path)
+        if drive is None:
+            drive = self._add_cdrom(document, self.cdrom_bus(document))
+        elif drive.format is not None:
+            drive.format = "raw"
+        drive.set_path(path, block=self._is_block(path))
+
+    def _patch_seed(self, document: DomainDocument, path: str | None) -> None:
+        drive = document.seed
+        if path is None:
+            if drive is not None:
+                drive.remove()
+            return
+        if drive is None:
+            drive = self._add_cdrom(document, self.seed_bus(document))
+        drive.set_path(path, block=False)
+
     def _check_image(self, path: str) -> None:
         if self.probes_images and self.local:
             images.check_image(path)
+
+    def _check_disc(self, path: str) -> None:
+        """The same for what goes into a CD-ROM drive, for a driver that takes other files there."""
+        self._check_image(path)
 
     def _is_block(self, path: str) -> bool:
         return images.is_block_device(path) if self.local else path.startswith("/dev/")
@@ -326,6 +435,8 @@ class LibvirtHypervisor(Hypervisor):
 
     def _volume_format(self, path: str) -> str | None:
         """What a storage pool of the host knows of it."""
+        if Feature.CREATE_DISK in self.features and not self.local and not self._is_block(path):
+            return self._storage().info(path).format
         call = self.connection.call
         try:
             volume = call(f"look at {path}", self.connection.native.storageVolLookupByPath, path)

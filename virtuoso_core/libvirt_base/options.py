@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
-from ..errors import InvalidOptionError
-from ..spec import Option
+from ..errors import InvalidOptionError, InvalidValueError
+from ..spec import MAX_CPUS as MOST_CPUS
+from ..spec import MiB, Option, parse_memory
 from ..xml import DomainDocument
 
 
@@ -128,4 +130,71 @@ DISK_FORMAT = XmlOption(
     choices=("qcow2", "raw", "vmdk", "vdi", "vpc", "qed"),
     read=lambda document: None if document.main_disk is None else document.main_disk.format,
     write=_write_disk_format,
+)
+
+
+def _boot_setting(name: str, doc: str, example: str, check: Callable[[Any], Any] | None = None) -> XmlOption:
+    """A text that says how a kernel is started directly."""
+    return XmlOption(
+        name,
+        "str",
+        doc,
+        minimum=1,
+        maximum=4096,
+        check=check,
+        example=example,
+        read=attrgetter(name),
+        write=lambda document, value: setattr(document, name, value),
+    )
+
+
+KERNEL = _boot_setting(
+    "kernel", "A kernel on the host to boot, instead of what is on the disk.", "/boot/vmlinuz-guest", absolute_path
+)
+INITRD = _boot_setting("initrd", "The kernel's first file system, on the host.", "/boot/initrd-guest", absolute_path)
+CMDLINE = _boot_setting("cmdline", "The kernel's arguments.", "root=/dev/vda1 console=ttyS0")
+
+
+class MemoryOption(XmlOption):
+    """An option that is an amount of memory, in KiB; texts such as "8 GiB" are taken too."""
+
+    def parse(self, value: object) -> int:
+        """The amount in KiB, at whole MiB. Raises InvalidOptionError."""
+        try:
+            found = parse_memory(value)
+        except InvalidValueError:
+            found = -1
+        if found < 0 or found % MiB:
+            raise self._bad(value)
+        return found
+
+    @property
+    def takes(self) -> str:
+        """What the option takes, in words."""
+        return "an amount of memory at whole MiB: KiB as a number, or a text such as '8 GiB'"
+
+
+def _check_cpus(count: int) -> int:
+    if not 1 <= count <= MOST_CPUS:
+        raise InvalidOptionError(f"{count} is no number of CPUs.", hint=f"It is from 1 to {MOST_CPUS}.")
+    return count
+
+
+MAX_CPUS = XmlOption(
+    "max_cpus",
+    "int",
+    "How many CPUs it can be given while it runs, more than cpus.",
+    example=16,
+    check=_check_cpus,
+    read=lambda document: None if document.vcpus_current is None else document.vcpus_maximum,
+    write=lambda document, value: document.set_max_cpus(value),
+)
+
+MAX_MEMORY = MemoryOption(
+    "max_memory",
+    "int",
+    "How far its memory can grow while it runs.",
+    example=16 * 1024 * MiB,
+    read=lambda document: document.max_memory,
+    write=lambda document, value: document.set_max_memory(value),
 )

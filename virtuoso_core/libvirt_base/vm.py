@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import images
@@ -14,25 +16,33 @@ from ..errors import (
     ImageUnreadableError,
     InvalidStateError,
     InvalidValueError,
+    UnsupportedError,
     VirtuosoError,
     VMExistsError,
     VMNotFoundError,
 )
-from ..spec import SaveResult, State, VMSpec
+from ..spec import Feature, SaveResult, State, VMSpec
+from ..unfinished import Undertaking
 from ..xml import DomainDocument
 from .binding import libvirt
+from .clones import CloneActs
 from .domain import LibvirtDomain, state_of
 from .errors import is_code
 from .guest import GuestActs
+from .live_disks import LiveDisks
 from .running import RunningActs
 from .snapshots import SnapshotActs
+from .starting import StartActs, stopped_by_a_disk
 
 if TYPE_CHECKING:
     pass
 
 
-class LibvirtVM(GuestActs, RunningActs, SnapshotActs, LibvirtDomain):
+class LibvirtVM(GuestActs, RunningActs, LiveDisks, SnapshotActs, CloneActs, StartActs, LibvirtDomain):
     """A VM whose configuration is a domain document."""
+
+    _in_force: frozenset[str] = frozenset()
+    """What of the last change was made to the running VM too."""
 
     # Configuration.
 
@@ -77,10 +87,14 @@ class LibvirtVM(GuestActs, RunningActs, SnapshotActs, LibvirtDomain):
 
     def _update(self, spec: VMSpec, changed: frozenset[str]) -> SaveResult:
         assert self._document is not None
-        self._before = self._document
+        self._before = patched = self._document
+        self._in_force = frozenset()
         self._new_name = spec.name if "name" in changed else None
         rest = changed - {"name"}
         running = bool(self._call("look at", self._domain.isActive))
+        # one that is suspended goes on as it was
+        waits = not running and self._hypervisor.managed_save
+        waits = waits and bool(self._call("look at", self._domain.hasManagedSaveImage))
         if self._new_name is not None and running:
             raise InvalidStateError(
                 f"The VM {self._known_name!r} is running: it cannot be renamed now.",
@@ -88,21 +102,34 @@ class LibvirtVM(GuestActs, RunningActs, SnapshotActs, LibvirtDomain):
                 **self._where,
             )
         if rest:
-            patched = self._document.copy()
+            patched = patched.copy()
             self._hypervisor.patch(patched, spec, rest)
             self._redefine(patched)
         if self._new_name is not None:
             self._rename(self._new_name, undo=bool(rest))
-        return SaveResult.NEXT_START if running else SaveResult.APPLIED
+        if not running:
+            return SaveResult.NEXT_START if waits else SaveResult.APPLIED
+        self._in_force = self._apply_live(patched, rest) | self._apply_live_disks(patched, rest)
+        return SaveResult.APPLIED if self._in_force >= changed else SaveResult.NEXT_START
 
     def _redefine(self, document: DomainDocument) -> None:
+        self._domain = self._define_as_taken(document)
+
+    def _define_as_taken(self, document: DomainDocument) -> Any:
         try:
-            self._domain = self._define(document, validate=True)
+            return self._define(document, validate=True)
         except InvalidValueError as error:
             if not is_code(error, "XML_INVALID_SCHEMA"):
                 raise
             # what somebody else put there may break the schema; libvirt took it then and takes it now
-            self._domain = self._define(document, validate=False)
+            return self._define(document, validate=False)
+
+    def _clone(self, spec: VMSpec, step: Undertaking) -> str:
+        document = self._clone_document(spec, step)
+        try:
+            return str(self._define_as_taken(document).UUIDString())
+        except VirtuosoError as error:
+            raise self._taken(spec.name) or error from error
 
     def _rename(self, name: str, *, undo: bool) -> None:
         try:
@@ -121,6 +148,9 @@ class LibvirtVM(GuestActs, RunningActs, SnapshotActs, LibvirtDomain):
             self._call("rename", self._domain.rename, old, 0)
             self._known_name = old or self._known_name
         self._domain = self._define(self._before, validate=False)
+        if self._in_force:
+            self._apply_live(self._before, self._in_force)
+            self._apply_live_disks(self._before, self._in_force)
 
     def _render(self, spec: VMSpec, changed: frozenset[str]) -> str:
         if self._new:
@@ -142,11 +172,12 @@ class LibvirtVM(GuestActs, RunningActs, SnapshotActs, LibvirtDomain):
         return state
 
     def _start(self) -> None:
+        before = self._image_times()
         try:
             self._call("start", self._domain.create)
-        except (InvalidStateError, HypervisorError):
+        except (InvalidStateError, HypervisorError) as error:
             if self._get_state() is not State.RUNNING:
-                raise
+                raise self._why_not_started(error, before) from error.__cause__
             return  # somebody else was faster
         state, reason = self._call("look at", self._domain.state)
         if state_of(state) is State.PAUSED and reason == libvirt().VIR_DOMAIN_PAUSED_UNKNOWN:
@@ -186,10 +217,13 @@ class LibvirtVM(GuestActs, RunningActs, SnapshotActs, LibvirtDomain):
         self._call("pause", self._domain.suspend)
 
     def _resume(self) -> None:
-        if self._call("look at", self._domain.state)[0] == libvirt().VIR_DOMAIN_PMSUSPENDED:
+        found = self._call("look at", self._domain.state)
+        if found[0] == libvirt().VIR_DOMAIN_PMSUSPENDED:
             self._call("wake", self._domain.pMWakeup, 0)
-        else:
-            self._call("resume", self._domain.resume)
+            return
+        self._call("resume", self._domain.resume)
+        if stopped_by_a_disk(found):
+            self._check_goes_on()
 
     def _undefine(self) -> None:
         binding = libvirt()
@@ -222,12 +256,32 @@ class LibvirtVM(GuestActs, RunningActs, SnapshotActs, LibvirtDomain):
         self._check_unused(
             {disk.path for disk in self._document.disks if disk.path and not disk.shareable and not disk.readonly}
         )
+        self._check_macs(self._document)
+        self._check_kernel(self._document)
         for card in self._document.interfaces:
             if card.type == "network" and card.source_network:
                 wiring = self._hypervisor.recognise(card)[1]
                 self._hypervisor.host_networks.require_active(
                     card.source_network, wiring, start=start_networks, vm=self.name
                 )
+
+    def _check_kernel(self, document: DomainDocument) -> None:
+        for option, path in (("kernel", document.kernel), ("initrd", document.initrd)):
+            if path is not None and self._hypervisor.probes_images and self._hypervisor.local:
+                if _is_missing(path):
+                    raise InvalidValueError(
+                        f"The VM {self.name!r} cannot start: there is no {option} {path}.",
+                        hint=f'Name another one, or None: vm.set("{option}", PATH)',
+                        **self._where,
+                    )
+                self._check_reachable(path)
+        if document.kernel is None and document.bootloader is None and (document.initrd or document.cmdline):
+            surplus = "initrd" if document.initrd else "cmdline"
+            raise InvalidValueError(
+                f"The VM {self.name!r} cannot start: it has the option {surplus!r} and no kernel that could use it.",
+                hint=f'vm.set("kernel", PATH), or vm.set("{surplus}", None).',
+                **self._where,
+            )
 
     def _check_reachable(self, path: str) -> None:
         who = self._hypervisor.image_user()
@@ -242,30 +296,82 @@ class LibvirtVM(GuestActs, RunningActs, SnapshotActs, LibvirtDomain):
             )
 
     def _check_unused(self, paths: set[str]) -> None:
-        if not self._hypervisor.bulk_stats or not paths:
+        """That nobody else runs on what this VM would write to, neither as a disk nor as what a disk is based on."""
+        hypervisor = self._hypervisor
+        store = hypervisor._storage() if Feature.CREATE_DISK in hypervisor.features else None
+        same: Callable[[str], Hashable] = str if store is None else store.identity
+        mine = {same(path): path for path in sorted(paths)}
+        if hypervisor.bulk_stats and mine:
+            self._check_running(mine, same)
+        if store is None or not hypervisor.local:
             return
+        for path in mine.values():
+            for overlay in store.overlays(path):
+                if same(overlay) not in mine:
+                    raise ImageInUseError(
+                        f"The VM {self.name!r} cannot start: its disk {path} is what {overlay} is based on, which "
+                        "would break.",
+                        hint="Give this VM an overlay of its own, hypervisor.create_disk(PATH, backing="
+                        f"{path!r}), or delete that one if nobody needs it.",
+                        **self._where,
+                    )
+
+    def _check_running(self, mine: Mapping[Hashable, str], same: Callable[[str], Hashable]) -> None:
         binding, native = libvirt(), self._hypervisor.connection.native
+        flags = binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
         running = self._call(
             "look at what runs beside",
             native.getAllDomainStats,
             binding.VIR_DOMAIN_STATS_BLOCK,
-            binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
+            flags | binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING,
         )
         for domain, stats in running:
-            used = {value for key, value in stats.items() if key.startswith("block.") and key.endswith(".path")}
-            taken = paths & used
-            if taken and domain.UUIDString() != self._uuid:
-                raise ImageInUseError(
-                    f"The VM {self.name!r} cannot start: its disk {min(taken)} is in use by the running VM "
-                    f"{domain.name()!r}.",
-                    hint=f"Stop {domain.name()!r} first, or give this VM a disk of its own.",
-                    **self._where,
-                )
+            if domain.UUIDString() == self._uuid:
+                continue
+            tops: set[str] = set()
+            for number in range(stats.get("block.count", 0)):
+                name, path = stats.get(f"block.{number}.name", ""), stats.get(f"block.{number}.path")
+                first, tops = name not in tops, tops | {name}  # each disk, then what it is based on
+                taken = None if path is None else mine.get(same(path))
+                if taken is not None:
+                    use = "in use by" if first else "the base of a disk of"
+                    raise ImageInUseError(
+                        f"The VM {self.name!r} cannot start: its disk {taken} is {use} the running VM "
+                        f"{domain.name()!r}.",
+                        hint=f"Stop {domain.name()!r} first, or give this VM a disk of its own.",
+                        **self._where,
+                    )
+
+    # Its disk images.
+
+    def _resize_disk(self, path: str, size: int) -> None:
+        if self._get_state() not in (State.RUNNING, State.PAUSED):
+            super()._resize_disk(path, size)
+            return
+        try:
+            in_bytes = libvirt().VIR_DOMAIN_BLOCK_RESIZE_BYTES
+            self._call("resize a disk of", self._domain.blockResize, path, size, in_bytes)
+        except UnsupportedError as error:
+            raise InvalidStateError(
+                f"The VM {self.name!r} is running, and {self._hypervisor.uri} cannot resize its disks then.",
+                hint="Stop it first.",
+                **self._where,
+            ) from error
 
     def _delete_image(self, path: str) -> None:
+        if Feature.CREATE_DISK in self._hypervisor.features:
+            self._hypervisor._storage().delete(path)
+            return
         if self._hypervisor.local and self._hypervisor.probes_images:
             images.delete_image(path)
             return
         native = self._hypervisor.connection.native
         volume = self._call("find the disk of", native.storageVolLookupByPath, path)
         self._call("delete the disk of", volume.delete, 0)
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError as error:
+        return not isinstance(error, PermissionError)  # the hypervisor's user may look

@@ -27,7 +27,15 @@ class TestHypervisor(LibvirtHypervisor):
     schemes = ("test",)
     daemon = ""
     # libvirt's mock crashes the process when asked for the address of a guest on a network without one
-    features = BASIC - {Feature.ADDRESSES, Feature.DELETE_DISK}
+    features = BASIC - {Feature.ADDRESSES, Feature.DELETE_DISK} | {
+        Feature.DISKS,
+        Feature.CDROM,
+        Feature.LIVE,
+        Feature.AUTOSTART,
+        Feature.SUSPEND,
+        Feature.EVENTS,
+        Feature.SNAPSHOT,
+    }
     probes_images = False
     options = option_table(HEADLESS, VNC_PASSWORD, BOOT)
     wirings: ClassVar[Wirings] = MappingProxyType(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from types import MappingProxyType
 
@@ -11,8 +12,19 @@ from virtuoso_core.errors import InvalidOptionError
 from virtuoso_core.libvirt_base import LibvirtHypervisor, Wiring, XmlOption
 from virtuoso_core.libvirt_base.hosts import host_can_accelerate
 from virtuoso_core.libvirt_base.networks import HOST_ONLY, INTERNAL, NAT, Wirings
-from virtuoso_core.libvirt_base.options import BOOT, DISK_FORMAT, HEADLESS, SERIAL_LOG, VNC_PASSWORD
-from virtuoso_core.spec import option_table
+from virtuoso_core.libvirt_base.options import (
+    BOOT,
+    CMDLINE,
+    DISK_FORMAT,
+    HEADLESS,
+    INITRD,
+    KERNEL,
+    MAX_CPUS,
+    MAX_MEMORY,
+    SERIAL_LOG,
+    VNC_PASSWORD,
+)
+from virtuoso_core.spec import Feature, VMSpec, format_memory, option_table
 from virtuoso_core.xml import DomainDocument
 
 from .diagnosis import check_account, check_machine
@@ -94,10 +106,23 @@ class KvmHypervisor(LibvirtHypervisor):
 
     name = "kvm"
     schemes = ("qemu",)
+    features = LibvirtHypervisor.features | {
+        Feature.CREATE_DISK,
+        Feature.UPLOAD,
+        Feature.CLOUD_INIT,
+        Feature.STATS,
+        Feature.MIGRATE,
+        Feature.RUN,
+        Feature.CONSOLE,
+        Feature.DISPLAY,
+        Feature.SNAPSHOT,
+        Feature.CLONE,
+    }
     daemon = "virtqemud"
     daemon_packages = ("libvirt-daemon-system", "libvirt-daemon-kvm")
     wirings = _SYSTEM_NETWORKS
     bulk_stats = True
+    snapshots_in_images = True
     undefine_flags = ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA", "NVRAM", "TPM")
     options = option_table(
         XmlOption(
@@ -140,8 +165,13 @@ class KvmHypervisor(LibvirtHypervisor):
         HEADLESS,
         VNC_PASSWORD,
         BOOT,
+        KERNEL,
+        INITRD,
+        CMDLINE,
         SERIAL_LOG,
         DISK_FORMAT,
+        MAX_CPUS,
+        MAX_MEMORY,
     )
 
     @classmethod
@@ -171,3 +201,44 @@ class KvmHypervisor(LibvirtHypervisor):
         else:
             document.type = "qemu"
         return document
+
+    def patch(self, document: DomainDocument, spec: VMSpec, changed: frozenset[str]) -> None:
+        """Write the changed values; memory and its maximum bound each other, and may both change."""
+        most = spec.options.get("max_memory")
+        if "options.max_memory" in changed and most is not None:
+            document.set_max_memory(most)
+        super().patch(document, spec, changed)
+        most = document.max_memory
+        if "options.max_memory" in changed and most is not None and most < (document.memory or 0):
+            raise InvalidOptionError(
+                f"The VM {document.name!r} starts with {format_memory(document.memory or 0)} of memory: it cannot have "
+                f"{format_memory(most)} at most.",
+                hint="Ask for more, or lower its memory too.",
+                vm=document.name,
+                uri=self.uri,
+            )
+
+    def log_of(self, name: str) -> str | None:
+        """libvirt's own log of the VM: what QEMU was started with, and said."""
+        root = "~/.cache/libvirt/qemu/log" if self.uri.path == "/session" else "/var/log/libvirt/qemu"
+        return None if self.uri.path == "/embed" else f"{root}/{name}.log"
+
+    def saved_memory_folder(self) -> str | None:
+        """libvirt tells it to nobody: its usual places on this machine."""
+        if not self.local or "socket" in self.uri.query:
+            return None
+        return {
+            "/system": "/var/lib/libvirt/qemu/save",
+            "/session": os.path.join(
+                os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "libvirt/qemu/save"
+            ),
+        }.get(self.uri.path)
+
+    def seed_bus(self, document: DomainDocument) -> str:
+        """By virtio, which is in every cloud image; some have no driver for SATA, such as Debian's genericcloud."""
+        controllers = document.root.findall("devices/controller[@type='scsi']")
+        if not controllers:
+            document.add_device("controller", type="scsi", index="0", model="virtio-scsi")
+        elif controllers[0].get("model") != "virtio-scsi":
+            return super().seed_bus(document)
+        return "scsi"
