@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -85,7 +85,7 @@ def _plan(vm: VMBase, spec: VMSpec, own: dict[str, str | None], name: str, linke
             suffix = f".{store.overlay_formats[0]}" if linked else posixpath.splitext(path)[1]
             yield _planned(vm, store, source, f"{stem}{suffix}", "overlay" if linked else "copy")
         if spec.seed is not None:
-            seed = f"{name}-{secrets.token_hex(4)}{cloud_init.SUFFIX}"
+            seed = f"{name}-{os.urandom(4).hex()}{cloud_init.SUFFIX}"
             yield _planned(vm, store, store.info(spec.seed), seed, "seed")
 
 

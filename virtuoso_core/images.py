@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import pwd
-import secrets
 import shlex
 import shutil
 import stat
@@ -362,7 +361,7 @@ def partial(path: str) -> str:
     """A name beside the path for what is not complete yet."""
     # the path's own name may be as long as a name can be
     name = os.path.basename(path).encode()[:200].decode(errors="ignore")
-    return os.path.join(os.path.dirname(path), f".{name}.{secrets.token_hex(4)}.part")
+    return os.path.join(os.path.dirname(path), f".{name}.{os.urandom(4).hex()}.part")
 
 
 def publish(part: str, path: str) -> None:

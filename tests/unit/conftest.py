@@ -14,6 +14,7 @@ import pluggy
 import pytest
 
 import virtuoso_core
+from tests.unit.shell import Shell
 from virtuoso_core import URI
 from virtuoso_core.testing.memory import MemoryHypervisor
 
@@ -132,3 +133,16 @@ def hypervisor(uri: URI) -> Iterator[MemoryHypervisor]:
     """An open connection to an empty host in memory."""
     with MemoryHypervisor.open(uri) as opened:
         yield opened
+
+
+@pytest.fixture
+def shell() -> Shell:
+    """The command, for a host in memory that no other test knows."""
+    return Shell()
+
+
+@pytest.fixture
+def web(shell: Shell) -> Shell:
+    """The same, with the VM "web", which is off."""
+    shell("create", "web", "--memory", "2GiB")
+    return shell

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -187,7 +186,7 @@ class DiskCalls(VMBase):
         """
         self._hypervisor._require(Feature.CLOUD_INIT, "give guests what cloud-init reads")
         content = CloudInit.make(user, ssh_key, password, hostname, packages, user_data)
-        name = f"{secrets.token_hex(4)}{cloud_init.SUFFIX}"
+        name = f"{os.urandom(4).hex()}{cloud_init.SUFFIX}"
         self._edit(seed=name)
         self._seed = _Seed(content, name)
 

@@ -11,7 +11,6 @@ from .app import settings
 from .output import say_json
 
 if TYPE_CHECKING:
-    from ..hypervisor import Hypervisor
     from ..vm import VM
 
 
@@ -42,10 +41,6 @@ def summary(vm: VM) -> dict[str, Any]:
     return {"name": vm.name, "uuid": vm.uuid, "state": vm.state}
 
 
-def again(hypervisor: Hypervisor, command: str, name: str) -> str:
+def again(command: str, name: str) -> str:
     """The line to type next, for the same hypervisor."""
-    found = settings()
-    words = ["virtuoso"]
-    words += ["-c", str(hypervisor.uri)] if found.uri else []
-    words += ["--driver", found.driver] if found.driver else []
-    return f"{shlex.join(words)} {command} {shlex.quote(name)}"
+    return f"{shlex.join(['virtuoso', *settings().again()])} {command} {shlex.quote(name)}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,47 +20,35 @@ from click.core import ParameterSource
 
 from ..connect import connect, uri_from_environment
 from ..errors import (
-    AmbiguousDriverError,
-    ConflictError,
     ConnectError,
     ConnectionLostError,
     DriverError,
+    InvalidURIError,
     InvalidValueError,
-    NetworkInactiveError,
-    NoHypervisorError,
-    NotAppliedError,
-    ReadOnlyError,
-    StopTimeoutError,
+    SnapshotNotFoundError,
     UnknownOptionWarning,
     VirtuosoError,
     VMNotFoundError,
 )
+from ..uri import URI
 from . import output
 from .completion import complete_driver, complete_uri
+from .hints import typed
 
 if TYPE_CHECKING:
     from ..hypervisor import CredentialRequest, Hypervisor
 
 FAILED, USAGE, NOT_FOUND, DRIVER, CONNECTION, INTERRUPTED, PIPE_CLOSED = 1, 2, 3, 4, 5, 130, 141
+HUNG_UP, TERMINATED = 129, 143
 
 _CODES: tuple[tuple[type[VirtuosoError], int], ...] = (
     (InvalidValueError, USAGE),
     (VMNotFoundError, NOT_FOUND),
+    (SnapshotNotFoundError, NOT_FOUND),
     (DriverError, DRIVER),
     (ConnectError, CONNECTION),
     (ConnectionLostError, CONNECTION),
 )
-
-_HINTS: dict[type[VirtuosoError], str] = {
-    AmbiguousDriverError: "Choose one with --driver NAME, or block the other: VIRTUOSO_DISABLE_DRIVERS=NAME",
-    ConflictError: "Run it again, or with --force to have your way.",
-    NetworkInactiveError: "Start it too: virtuoso start NAME --start-networks",
-    NoHypervisorError: "What is wrong here: virtuoso doctor. Or name another one: virtuoso -c qemu+ssh://host/system",
-    NotAppliedError: "Its configuration fixes that elsewhere: virtuoso show NAME --xml",
-    ReadOnlyError: "Leave out --readonly.",
-    StopTimeoutError: "It may ignore the power button. Without --no-force the plug is pulled after --timeout.",
-}
-"""The library's hints tell what to write in Python; these tell what to type."""
 
 
 @dataclass
@@ -69,6 +60,10 @@ class Settings:
     json: bool = False
     readonly: bool = False
     verbose: bool = False
+    command: str = ""
+    """The name of the command that runs."""
+    given: set[str] = field(default_factory=set)
+    """Which of those above were really set."""
 
     @property
     def wanted(self) -> str | None:
@@ -79,16 +74,37 @@ class Settings:
 
     def connect(self, *, ask: bool = True) -> Hypervisor:
         """The hypervisor that the user named, or one that works; asks for passwords where somebody can answer."""
-        credentials = _ask if ask and output.is_terminal(sys.stdin) else None
+        credentials = self.credentials if ask else None
         return connect(self.uri, driver=self.driver, readonly=self.readonly, credentials=credentials)
 
-    def report(self, error: VirtuosoError, hint: str | None = None) -> int:
+    @property
+    def credentials(self) -> Callable[[CredentialRequest], str | None] | None:
+        """Asks for passwords; None where nobody can answer."""
+        return _ask if output.is_terminal(sys.stdin) else None
+
+    def again(self) -> list[str]:
+        """What names the same hypervisor in a line to type next."""
+        words: list[str] = []
+        if self.uri:
+            try:
+                words += ["-c", str(URI.parse(self.uri))]
+            except InvalidURIError:
+                pass  # that is what the error is about
+        return [*words, "--driver", self.driver] if self.driver else words
+
+    def report(self, error: VirtuosoError) -> int:
         """Print the error; return the exit code that it means."""
-        hint = hint or _HINTS.get(type(error), error.hint)
+        hint = typed(error, self.command, self.again())
         output.say_error(type(error).__name__, error.message, hint, error.uri, error.vm, as_json=self.json)
+        self.report_notes(error)
         if self.verbose and error.__cause__ is not None:
             output.note(f"  because of {type(error.__cause__).__name__}: {error.__cause__}")
         return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
+
+    def report_notes(self, error: BaseException) -> None:
+        """Print what else went wrong: of a step that failed or was interrupted, that it could not be undone."""
+        for text in getattr(error, "__notes__", ()):
+            output.say_warning(text, as_json=self.json)
 
 
 def _ask(request: CredentialRequest) -> str | None:
@@ -111,6 +127,7 @@ def _settle(context: click.Context, parameter: click.Parameter, value: object) -
     found, name = context.find_object(Settings), parameter.name
     if found is not None and name and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
         setattr(found, name, value)
+        found.given.add(name)
 
 
 class SharedOption(click.Option):
@@ -145,23 +162,34 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.params += _shared_options()
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it, as all of its arguments say."""
+        if found := ctx.find_object(Settings):
+            found.command = ctx.info_name or ""
+            found.json = "json" in found.given  # what was seen before may belong to a command of a guest
+        return super().invoke(ctx)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The command's own options first, those of every command apart."""
-        for title, shared in (("Options", False), ("Options of every command", True)):
-            records = [
-                record
-                for parameter in self.get_params(ctx)
-                if isinstance(parameter, click.Option)
-                and isinstance(parameter, SharedOption) is shared
-                and (record := parameter.get_help_record(ctx))
-            ]
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
+        _format_options(self, ctx, formatter)
 
 
-class Root(click.Group):
-    """The command `virtuoso` itself: runs a command and turns whatever it raises into words and an exit code."""
+def _format_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    for title, shared in (("Options", False), ("Options of every command", True)):
+        records = [
+            record
+            for parameter in command.get_params(ctx)
+            if isinstance(parameter, click.Option)
+            and isinstance(parameter, SharedOption) is shared
+            and (record := parameter.get_help_record(ctx))
+        ]
+        if records:
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class Group(click.Group):
+    """Commands under one word, which also takes the options of every command."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -170,6 +198,26 @@ class Root(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order in which they are defined, not by the alphabet."""
         return list(self.commands)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As those of a command, then the commands."""
+        _format_options(self, ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+def show_commands(context: click.Context) -> None:
+    """Where a group was called without a command: its help, on stderr, and leave."""
+    if context.invoked_subcommand is not None:
+        return
+    found = context.find_object(Settings)
+    if found is not None and found.json:
+        raise click.UsageError("Missing command.", context)
+    click.echo(context.get_help(), err=True)
+    context.exit(USAGE)
+
+
+class Root(Group):
+    """The command `virtuoso` itself: runs a command and turns whatever it raises into words and an exit code."""
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> Any:
         """Run and exit; never a traceback but with -v."""
@@ -182,7 +230,7 @@ class Root(click.Group):
         # looked for by hand, because mistakes in the arguments are to be reported as JSON too
         before_end = given[: given.index("--")] if "--" in given else given
         found = Settings(json="--json" in before_end)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _undoing_at_signals():
             warnings.simplefilter("always", UnknownOptionWarning)
             warnings.showwarning = partial(_show_warning, found, warnings.showwarning)
             sys.exit(self._run(given, found))
@@ -206,8 +254,12 @@ class Root(click.Group):
                 return INTERRUPTED
             output.say_error("Aborted", "Nothing was done.", "", None, None, as_json=found.json)
             return FAILED
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            found.report_notes(error)
             return INTERRUPTED
+        except SystemExit as error:  # a signal
+            found.report_notes(error)
+            raise
         except VirtuosoError as error:
             return found.report(error)
         except BrokenPipeError:
@@ -223,8 +275,32 @@ class Root(click.Group):
                 _drop_output()  # a full disk would fail once more at exit
                 hint = ""
             message = f"{type(error).__name__}: {error}"
+            if isinstance(error, OSError) and error.strerror:
+                message = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
             output.say_error(type(error).__name__, message, hint, None, None, as_json=found.json)
             return FAILED
+
+
+@contextmanager
+def _undoing_at_signals() -> Iterator[None]:
+    """Let SIGTERM and a lost terminal end it by exceptions, so that a long step undoes what it has half made."""
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(TERMINATED if number == signal.SIGTERM else HUNG_UP)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # one that is ignored, as by nohup, stays so
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    caught = [each for each, action in before.items() if action is signal.SIG_DFL]
+    for each in caught:
+        signal.signal(each, leave)
+    try:
+        yield
+    finally:
+        for each in caught:
+            signal.signal(each, signal.SIG_DFL)
 
 
 def _drop_output() -> None:
@@ -259,7 +335,8 @@ def _say_version(context: click.Context, _: click.Parameter, wanted: bool) -> No
     cls=Root,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such VM, 4 driver missing or broken, 5 no connection.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such VM or snapshot, 4 driver missing or broken, "
+    "5 no connection.",
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_say_version, help="Print the version."
@@ -282,8 +359,4 @@ def cli(context: click.Context) -> None:
         log.setLevel(logging.DEBUG)
     elif not log.handlers:
         log.addHandler(logging.NullHandler())  # a broken driver is told about where it matters, and by `drivers`
-    if context.invoked_subcommand is None:
-        if found.json:
-            raise click.UsageError("Missing command.")
-        click.echo(context.get_help(), err=True)
-        context.exit(USAGE)
+    show_commands(context)

@@ -18,11 +18,16 @@ from click.shell_completion import CompletionItem, FishComplete, ShellComplete, 
 if TYPE_CHECKING:
     from ..hypervisor import Hypervisor
     from ..plugins import Registry
+    from ..vm import VM
+    from .app import Settings
 
 _PATIENCE = 2.0
 """Seconds."""
 
-CORE_KEYS = ("name", "memory", "cpus", "disk")
+CORE_KEYS = ("name", "memory", "cpus", "disk", "cdrom")
+
+SEED_KEYS = ("user", "ssh-key", "password", "hostname", "packages", "user-data")
+"""What `--cloud-init` takes."""
 
 _PORTABLE = ("nat", "bridged", "host_only", "internal")
 
@@ -82,13 +87,11 @@ def complete_driver(context: click.Context, _: click.Parameter, incomplete: str)
 
 def complete_vm(context: click.Context, _: click.Parameter, incomplete: str) -> Items:
     """The VMs that the line does not name yet."""
-    from ..uri import URI
-
     settings = context.find_root().obj
     named = context.params.get("names") or ()
 
     def names() -> list[str]:
-        if settings.wanted is not None and not URI.parse(settings.wanted).is_local:
+        if not _may_be_asked(settings):
             return []
         with settings.connect(ask=False) as hypervisor:
             return [summary.name for summary in hypervisor.summaries() if summary.name not in named]
@@ -121,13 +124,55 @@ def complete_assignment(context: click.Context, _: click.Parameter, incomplete: 
         }
         if not separator:
             return [f"{name}=" for name in (*CORE_KEYS, *options)]
-        if key == "disk":
-            return [f"disk={path}" for path in _paths(value)]
+        if key in ("disk", "cdrom"):
+            return [f"{key}={path}" for path in _paths(value)]
         option = options.get(key)
         choices = () if option is None else ("true", "false") if option.kind == "bool" else option.choices
         return [f"{key}={choice}" for choice in choices]
 
     return _starting_with(incomplete, _within_patience(words))
+
+
+def complete_seed(context: click.Context, _: click.Parameter, incomplete: str) -> Items:
+    """KEY= of what cloud-init can be told, then the files to read it from."""
+    key, separator, value = incomplete.partition("=")
+
+    def words() -> list[str]:
+        if not separator:
+            return [f"{name}=" for name in SEED_KEYS]
+        at = "@" if value.startswith("@") else ""
+        return [f"{key}={at}{path}" for path in _paths(value.removeprefix("@"))] if at or key == "ssh-key" else []
+
+    return _starting_with(incomplete, _within_patience(words))
+
+
+def complete_snapshot(context: click.Context, _: click.Parameter, incomplete: str) -> Items:
+    """The snapshots of the VM that the line names."""
+    return _of_vm(context, incomplete, lambda vm: [snapshot.name for snapshot in vm.snapshots])
+
+
+def complete_disk(context: click.Context, _: click.Parameter, incomplete: str) -> Items:
+    """The disks of the VM that the line names."""
+    return _of_vm(context, incomplete, lambda vm: vm.disks)
+
+
+def _of_vm(context: click.Context, incomplete: str, look: Callable[[VM], Iterable[str]]) -> Items:
+    settings, name = context.find_root().obj, context.params.get("name")
+
+    def words() -> Iterable[str]:
+        if not name or not _may_be_asked(settings):
+            return []
+        with settings.connect(ask=False) as hypervisor:
+            return look(hypervisor.get(name))
+
+    return _starting_with(incomplete, _within_patience(words))
+
+
+def _may_be_asked(settings: Settings) -> bool:
+    """Whether the hypervisor is on this machine, as far as the line tells."""
+    from ..uri import URI
+
+    return settings.wanted is None or URI.parse(settings.wanted).is_local
 
 
 def _paths(typed: str) -> list[str]:
@@ -207,7 +252,7 @@ def _line(item: CompletionItem[Any]) -> str:
 
 
 class Bash(ShellComplete):
-    """bash: cuts words at ':' and '=' before it asks, and quotes nothing by itself."""
+    """bash: cuts words at ':', '=' and '@' before it asks, and quotes nothing by itself."""
 
     name = "bash"
     source_template = _BASH
@@ -227,7 +272,7 @@ class Bash(ShellComplete):
         value = str(item.value)
         if os.environ.get("COMP_CUR", "")[:1] in ("'", '"'):
             return _line(item)
-        breaks = set(os.environ.get("COMP_BREAKS", "")) & set(":=")
+        breaks = set(os.environ.get("COMP_BREAKS", "")) & set(":=@")
         cut = max((self._incomplete.rfind(c) + 1 for c in breaks), default=0)
         quoted = re.sub(r"([^\w@%+=:,./~-])", r"\\\1", value[cut:])
         return _line(CompletionItem(quoted))

@@ -1,4 +1,4 @@
-"""The commands that let VMs run or not: start, stop, reboot, pause, resume."""
+"""The commands that let VMs run or not: start, stop, reboot, pause, resume, suspend, autostart, migrate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import click
 from . import parameters
 from .acting import each, summary
 from .app import Command, settings
-from .output import say
+from .completion import complete_uri
+from .output import say, say_json
+from .progress import counting, waiting
 
 if TYPE_CHECKING:
     from ..vm import VM
@@ -78,6 +80,66 @@ def resume(names: Sequence[str]) -> int:
     virtuoso resume web
     """
     return _control(names, lambda vm: vm.resume())
+
+
+@click.command(cls=Command, short_help="Write their memory to disk and end them.")
+@parameters.some
+def suspend(names: Sequence[str]) -> int:
+    """Keep the memory of VMs on disk and end them; start goes on from there.
+
+    \b
+    virtuoso suspend web
+    """
+
+    def act(vm: VM) -> None:
+        with waiting(f"Writing the memory of {vm.name}"):
+            vm.suspend()
+
+    return _control(names, act)
+
+
+@click.command(cls=Command)
+@parameters.some
+@click.option("--off", is_flag=True, help="No longer.")
+def autostart(names: Sequence[str], off: bool) -> int:
+    """Let VMs start with their host.
+
+    \b
+    virtuoso autostart web
+    virtuoso autostart web --off
+    """
+
+    def act(vm: VM) -> dict[str, Any]:
+        vm.autostart = not off
+        if not settings().json:
+            say(f"{vm.name}: {'starts no longer' if off else 'starts'} with its host")
+        return summary(vm) | {"autostart": not off}
+
+    return each(names, act)
+
+
+@click.command(cls=Command, short_help="Move a running VM to another host.")
+@parameters.one
+@click.argument("target", metavar="URI", shell_complete=complete_uri)
+@click.option("--copy-disks", is_flag=True, help="Send its disks along; else both hosts must see them.")
+def migrate(name: str, target: str, copy_disks: bool) -> None:
+    """Move a running VM to another host, while its guest goes on.
+
+    \b
+    virtuoso migrate web qemu+ssh://other/system
+    virtuoso migrate web qemu+ssh://other/system --copy-disks
+    """
+    found = settings()
+    with found.connect() as hypervisor:
+        vm = hypervisor.get(name)
+        with counting(f"Moving {vm.name}") as progress:
+            moved = vm.migrate(target, copy_disks=copy_disks, credentials=found.credentials, progress=progress)
+        with moved.hypervisor as there:
+            now = summary(moved) | {"uri": str(there.uri)}
+    if found.json:
+        say_json(now)
+    else:
+        say(f"{now['name']}: {now['state']} on {now['uri']}")
 
 
 def _control(names: Sequence[str], act: Callable[[VM], None]) -> int:

@@ -6,6 +6,7 @@ import os
 import platform
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from shlex import quote
@@ -17,6 +18,7 @@ from ..uri import URI
 
 if TYPE_CHECKING:
     from ..plugins import Plugin
+    from ..unfinished import Unfinished
     from .app import Settings
 
 
@@ -29,6 +31,7 @@ def examine(settings: Settings, image: str | None = None) -> Iterator[Check]:
     yield check_python()
     for plugin in default_registry().plugins:
         yield check_driver(plugin)
+    yield from check_unfinished()
     attempts = [_attempt(target, settings, image) for target in targets]
     yield from _judge_needs(attempts)
     yield from _judge(attempts)
@@ -52,6 +55,44 @@ def check_driver(plugin: Plugin) -> Check:
         return Check(name, "ok", f"{plugin.distribution} {plugin.version}{' serves ' + schemes if schemes else ''}.")
     status: Status = "warn" if plugin.status in ("disabled", "duplicate") else "fail"
     return Check(name, status, plugin.error.message, plugin.error.hint)
+
+
+# What killed programs left.
+
+
+def check_unfinished() -> Iterator[Check]:
+    """Long steps of this user's that were killed. Nothing is said when there are none."""
+    from ..unfinished import unfinished
+
+    for step in unfinished():
+        yield Check(
+            "Unfinished",
+            "warn",
+            f"{_told(step)} was cut off. It may have left {' and '.join(step.left)}.",
+            "virtuoso doctor --clean",
+        )
+
+
+def clean(settings: Settings) -> Iterator[Check]:
+    """Remove what those left, each on its own hypervisor."""
+    from ..unfinished import unfinished
+
+    steps = unfinished()
+    if not steps:
+        yield Check("Unfinished", "ok", "No step was cut off: there is nothing to clean.")
+    for step in steps:
+        try:
+            with replace(settings, uri=step.uri, driver=step.driver, readonly=False).connect() as hypervisor:
+                step.clean(hypervisor)
+        except VirtuosoError as error:
+            yield Check("Unfinished", "fail", f"What is left of {_told(step)} stays: {error.message}", error.hint)
+        else:
+            yield Check("Unfinished", "ok", f"Removed what {_told(step)} left: {', '.join(step.left)}.")
+
+
+def _told(step: Unfinished) -> str:
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(step.since))
+    return f"{step.doing!r} of {since} on {step.uri}"
 
 
 # What the drivers know.

@@ -103,7 +103,8 @@ def _say_options(hypervisors: list[type[Hypervisor]]) -> None:
 
 @click.command(cls=Command)
 @click.option("--image", metavar="PATH", type=click.Path(), help="Also look whether the hypervisor can use this image.")
-def doctor(image: str | None) -> int:
+@click.option("--clean", is_flag=True, help="Only remove what your own killed commands and programs left half made.")
+def doctor(image: str | None, clean: bool) -> int:
     """Find out why something does not work here.
 
     Exits with 1 when a check failed; warnings are not failures.
@@ -111,12 +112,13 @@ def doctor(image: str | None) -> int:
     \b
     virtuoso doctor
     virtuoso -c qemu:///system doctor --image /images/web.qcow2
+    virtuoso doctor --clean
     """
-    from .doctor import examine
+    from . import doctor as checks
 
     found = settings()
     done = []
-    for check in examine(found, image):
+    for check in checks.clean(found) if clean else checks.examine(found, image):
         done.append(check)
         if not found.json:
             say_labelled(check.status, f"{check.name}: {check.explanation}", check.advice)

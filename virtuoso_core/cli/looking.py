@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import InvalidStateError
+from ..errors import ConnectionLostError, VirtuosoError, VMNotFoundError
 from ..spec import Feature, Network, State, format_memory
 from . import parameters
 from .app import Command, settings
 from .output import note, say, say_json, say_table
 
 if TYPE_CHECKING:
+    from ..facts import Display
     from ..vm import VM
 
 
@@ -70,29 +71,52 @@ def show(name: str, xml: bool, secrets: bool) -> None:
 def _described(vm: VM, secrets: bool) -> dict[str, Any]:
     hypervisor = vm.hypervisor
     hidden = set() if secrets else {key for key, option in hypervisor.options.items() if option.secret}
-    document = {
+    state = vm.state
+    document: dict[str, Any] = {
         "name": vm.name,
         "uuid": vm.uuid,
-        "state": vm.state,
+        "state": state,
         "memory": vm.memory,
         "cpus": vm.cpus,
         "disk_image": vm.disk_image,
+        "disks": list(vm.disks),
+        "cdrom": vm.cdrom,
         "networks": [asdict(card) for card in vm.networks],
         "options": {key: "***" if key in hidden else value for key, value in vm.options.items()},
+        "autostart": None,
         "addresses": [],
+        "display": None,
+        "snapshots": [],
         "uri": str(hypervisor.uri),
         "version": hypervisor.version,
+        "untold": {},
     }
-    if document["state"] is State.RUNNING and Feature.ADDRESSES in hypervisor.features:
-        try:
-            document["addresses"] = [asdict(address) for address in vm.addresses()]
-        except InvalidStateError:
-            pass  # it stopped meanwhile
+    looks: list[tuple[Feature, bool, str, Callable[[], object]]] = [
+        (Feature.AUTOSTART, True, "autostart", lambda: vm.autostart),
+        (Feature.ADDRESSES, state is State.RUNNING, "addresses", lambda: [asdict(each) for each in vm.addresses()]),
+        (Feature.DISPLAY, state is State.RUNNING, "display", lambda: _url(vm.display)),
+        (Feature.SNAPSHOT, True, "snapshots", lambda: [each.name for each in vm.snapshots]),
+    ]
+    for feature, sensible, key, look in looks:
+        if sensible and feature in hypervisor.features:
+            try:
+                document[key] = look()
+            except (ConnectionLostError, VMNotFoundError):
+                raise
+            except VirtuosoError as error:
+                if vm.state is state:  # else it stopped meanwhile
+                    document["untold"][key] = error.message
     return document
 
 
+def _url(display: Display | None) -> str | None:
+    return None if display is None else str(display)
+
+
 def _described_rows(document: dict[str, Any]) -> list[tuple[object, object]]:
-    def several(title: str, items: Sequence[str]) -> list[tuple[object, object]]:
+    def several(title: str, items: Sequence[object], key: str = "") -> list[tuple[object, object]]:
+        if key in document["untold"]:
+            items = [f"cannot be told: {document['untold'][key]}"]
         return [(title if number == 0 else "", item) for number, item in enumerate(items)]
 
     return [
@@ -101,10 +125,14 @@ def _described_rows(document: dict[str, Any]) -> list[tuple[object, object]]:
         ("State", document["state"]),
         ("Memory", format_memory(document["memory"])),
         ("CPUs", document["cpus"]),
-        ("Disk", document["disk_image"] or "none"),
+        *several("Disks" if len(document["disks"]) > 1 else "Disk", document["disks"] or ["none"]),
+        *several("CD-ROM", [document["cdrom"]] if document["cdrom"] else []),
         *several("Networks", [str(Network(**card)) for card in document["networks"]] or ["none"]),
         *several("Options", [f"{key}={_option_text(value)}" for key, value in document["options"].items()]),
-        *several("Addresses", [address["ip"] for address in document["addresses"]]),
+        *several("Autostart", ["with its host"] if document["autostart"] else [], "autostart"),
+        *several("Addresses", [address["ip"] for address in document["addresses"]], "addresses"),
+        *several("Display", [document["display"]] if document["display"] else [], "display"),
+        *several("Snapshots", document["snapshots"], "snapshots"),
         ("Hypervisor", f"{document['uri']}, {document['version']}"),
     ]
 

@@ -62,6 +62,13 @@ def note(text: str) -> None:
     click.echo(clean(text), err=True)
 
 
+def confirm(question: str) -> None:
+    """Ask whether to go on with what cannot be undone; leave when that is not so."""
+    if not is_terminal(sys.stdin):
+        raise click.UsageError("Nobody can be asked here whether that is meant: add --yes.")
+    click.confirm(clean(question), abort=True, err=True)
+
+
 def say_json(document: object) -> None:
     """The one document of a command with --json."""
     click.echo(json.dumps(document, indent=2))

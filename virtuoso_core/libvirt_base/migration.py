@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -205,7 +204,7 @@ def _check_seen(vm: LibvirtDomain, target: LibvirtHypervisor, written: list[Disk
 
 def _is_same_folder(source: LibvirtHypervisor, target: LibvirtHypervisor, folder: str) -> bool | None:
     """Whether what is written here is seen there; None where nothing may be written."""
-    marker = os.path.join(folder, f".virtuoso-{secrets.token_hex(8)}")
+    marker = os.path.join(folder, f".virtuoso-{os.urandom(8).hex()}")
     try:
         with (
             undertaking(source, f"look whether {folder} is the same on {target.uri}") as step,
