@@ -13,14 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 PROGRAM = Path(__file__).with_name("demo_program.py")
 PICTURE = Path(tempfile.gettempdir()) / f"virtuoso-demo-{os.getuid()}.png"
-WAIT = 120
-"""Seconds for a guest to boot; emulated ones are slow."""
 
 
 def main() -> int:
@@ -33,23 +30,12 @@ def main() -> int:
             "URI": f"qemu:///embed?root={home}",
             "IMAGE": _overlay(image, home),
             "PICTURE": PICTURE,
-            "wait_for": wait_for,
         }
-        for name in ("URI", "IMAGE", "PICTURE"):
-            show(f"{name} = {str(names[name])!r}")
+        for name, value in names.items():
+            show(f"{name} = {str(value)!r}")
         return _run(names)
     finally:
         shutil.rmtree(home, ignore_errors=True)
-
-
-def wait_for(look: Callable[[], Any], what: str) -> Any:
-    """What ``look`` returns, as soon as that is something."""
-    end = time.monotonic() + WAIT
-    while not (found := look()):
-        if time.monotonic() > end:
-            return [f"(no {what} within {WAIT} s: a guest without an agent does not tell)"]
-        time.sleep(0.2)
-    return found
 
 
 def _run(names: dict[str, Any]) -> int:
@@ -75,7 +61,7 @@ def _clean_up(hypervisor: Any) -> None:
 
 
 def _configure(home: Path) -> None:
-    settings = ['stdio_handler = "file"']
+    settings = ['stdio_handler = "file"', "remember_owner = 0"]  # the overlay goes: nobody gets it back
     if os.getuid() == 0:
         settings += ['user = "root"', 'group = "root"']  # the overlay's folder is closed to others
         settings += ["namespaces = []"]  # a container may not let QEMU have a mount namespace of its own

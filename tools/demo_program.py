@@ -1,4 +1,4 @@
-# The program of the demo: URI, IMAGE, PICTURE and wait_for are given to it, the rest is the public API.
+# The program of the demo: URI, IMAGE and PICTURE are given to it, the rest is the public API.
 from virtuoso_core import connect
 
 hypervisor = connect(URI)
@@ -15,11 +15,17 @@ print("acceleration:", vm.options["accel"])
 
 vm.start()
 print(vm.state)
-print(*wait_for(vm.addresses, "address"), sep="\n")
+print(vm.wait_for_address())
+print(vm.run(["uname", "-srm"]).text, end="")
 PICTURE.write_bytes(vm.screenshot())
 
+vm.snapshot("works")
+print("exit code", vm.run(["rm", "-rf", "/etc", "/root"]).exit_code)
+vm.revert("works")
+print(vm.run(["ls", "-d", "/etc", "/root"]).text, end="")
+
 vm = hypervisor.find("virtuoso-demo")
-vm.memory += 64 * 1024
+vm.memory -= 64 * 1024
 print(vm.diff())
 print(vm.save())
 

@@ -21,7 +21,7 @@ def name_taken(name: str, other: VMBackend) -> VMExistsError:
     uri = other._hypervisor.uri
     return VMExistsError(
         f"There is already a VM {name!r} on {uri}, with the UUID {other._uuid}.",
-        hint="Choose another name, or change that one: hypervisor.get(name).",
+        hint="Choose another name, or look at that one: hypervisor.get(name).",
         vm=name,
         uri=uri,
     )

@@ -179,7 +179,21 @@ def test_hints_tell_what_to_type(web: Shell) -> None:
 @pytest.mark.parametrize(
     ("hint", "command", "typed"),
     [
-        ("Start it: vm.start().", "ip", "Start it: virtuoso -c test:///x start 'my vm'."),
+        ("Start it: vm.start().", "ip", "Start it: virtuoso -c test:///x start 'my vm'"),
+        ("Start it first.", "pause", "Start it first: virtuoso -c test:///x start 'my vm'"),
+        ("Stop it first.", "clone", "Stop it first: virtuoso -c test:///x stop 'my vm'"),
+        (
+            "vm.delete_snapshot('a-1')",
+            "snapshot",
+            "virtuoso -c test:///x delete-snapshot 'my vm' a-1",
+        ),
+        (
+            "vm.delete_snapshot('a b')",
+            "snapshot",
+            "virtuoso -c test:///x delete-snapshot 'my vm' SNAPSHOT",
+        ),
+        ('Let a shell find it: ["sh", "-c", "..."].', "run", "Let a shell find it: sh -c '...'"),
+        ("Then call connect() and events() again: it is", "events", "Then run it again: it is"),
         ("vm.stop(timeout=0)", "stop", "virtuoso -c test:///x stop 'my vm' --now"),
         (
             'Say it: vm.set("disk_format", "qcow2")',
@@ -187,7 +201,7 @@ def test_hints_tell_what_to_type(web: Shell) -> None:
             "Say it: virtuoso -c test:///x set 'my vm' disk_format=qcow2",
         ),
         ('Say it: vm.set("disk_format", "qcow2")', "create", "Say it: --set disk_format=qcow2"),
-        ('Away: vm.set("max_cpus", None).', "set", "Away: virtuoso -c test:///x set 'my vm' max_cpus=."),
+        ('Away: vm.set("max_cpus", None).', "set", "Away: virtuoso -c test:///x set 'my vm' max_cpus="),
         ("vm.network('bridged', source='br0')", "create", "--network bridged,source=br0"),
         ('vm.network("nat"); vm.save(); then', "ip", "virtuoso -c test:///x set 'my vm' --add-network nat; then"),
         ("Copy them: linked=False", "clone", "Copy them: --full"),
@@ -396,7 +410,9 @@ def test_set_networks(web: Shell) -> None:
     assert web.error("set", "web", "--remove-network", mac, code=2)["type"] == "InvalidNetworkError"
 
 
-@pytest.mark.parametrize("assignment", ["memroy=4GiB", "cpuss=2", "network=nat", "memory=", "name=", "cpus="])
+@pytest.mark.parametrize(
+    "assignment", ["memroy=4GiB", "mem=4GiB", "cpuss=2", "network=nat", "memory=", "name=", "cpus="]
+)
 def test_set_refuses_slips(web: Shell, assignment: str) -> None:
     assert web.error("set", "web", assignment, code=2)["hint"]
 

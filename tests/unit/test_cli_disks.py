@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.unit.shell import Shell, Terminal
 from virtuoso_core import ImageNotFoundError, connect
 from virtuoso_core.cli import output
 from virtuoso_core.errors import HypervisorError, VMExistsError
+from virtuoso_core.spec import SaveResult
 from virtuoso_core.testing.memory import MemoryHypervisor, MemoryVM
 from virtuoso_core.uri import URI
 
@@ -147,6 +149,35 @@ def test_the_disks_of_a_vm(base: Shell) -> None:
     assert "/images/data.qcow2" in images(base)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "disk create /images/data.qcow2 5",
+        "disk add web /images/data.qcow2 --size 5",
+        "disk resize web /images/web.qcow2 +5",
+        "create db --disk /images/data.qcow2 --disk-size 5",
+    ],
+)
+def test_a_size_needs_a_unit(base: Shell, line: str) -> None:
+    base("create", "web", "--image", "/images/base.qcow2")
+    assert base.error(*line.split(), code=2)["hint"].endswith("5GiB, say.")
+    assert images(base) == ["/images/base.qcow2", "/images/web.qcow2"]
+
+
+def test_a_running_vm_that_gets_its_disk_later(base: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(vm: MemoryVM, *args: Any, **more: Any) -> SaveResult:
+        now(vm, *args, **more)
+        return SaveResult.NEXT_START
+
+    base("create", "web", "--disk", "/images/base.qcow2", "--start")
+    now = MemoryVM.save
+    monkeypatch.setattr(MemoryVM, "save", save)
+    assert "from its next start" in base("disk", "add", "web", "/images/data.qcow2", "--size", "5GiB").stdout
+    removed = base("disk", "remove", "web", "/images/data.qcow2").stdout
+    assert "from its next start" in removed
+    assert "The image is still there." in removed
+
+
 def test_a_disk_that_cannot_be_given_is_not_left_behind(base: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise HypervisorError("No room on the bus.")
@@ -213,7 +244,9 @@ def test_a_name_that_is_taken_makes_no_disk(base: Shell) -> None:
 
 def test_a_disk_in_the_way_stays(base: Shell) -> None:
     base("disk", "create", "/images/web.qcow2", "1GiB")
-    assert base.error("create", "web", "--image", "/images/base.qcow2", code=1)["type"] == "ImageExistsError"
+    error = base.error("create", "web", "--image", "/images/base.qcow2", code=1)
+    assert error["type"] == "ImageExistsError"
+    assert "--disk PATH" in error["hint"]
     assert base.json("disk", "show", "/images/web.qcow2")["size"] == GIB
     assert base.json("list") == []
 
@@ -239,7 +272,7 @@ def test_a_failed_save_leaves_nothing(
 
 def test_somebody_faster_keeps_their_vm(base: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(vm: MemoryVM, spec: Any) -> str:
-        create(vm, spec)
+        create(vm, replace(spec, disk_image="/images/theirs.qcow2"))
         raise VMExistsError("Somebody was faster.")
 
     create = MemoryVM._create

@@ -54,6 +54,13 @@ def test_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.stdout == "ok    A: Fine.\nfail  B: Bad.\n        do this\n        then that\n"
 
 
+def test_readonly_cleans_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "clean", lambda *_: pytest.fail("it cleans"))
+    result = CliRunner().invoke(cli, ["--readonly", "doctor", "--clean"])
+    assert result.exit_code == 2
+    assert "leave out --readonly" in result.stderr
+
+
 def test_warnings_are_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "examine", lambda *_: iter([Check("A", "warn", "Slow."), Check("B", "skip", "")]))
     assert CliRunner().invoke(cli, ["doctor"]).exit_code == 0

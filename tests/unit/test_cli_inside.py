@@ -387,7 +387,7 @@ def test_console_until_it_is_ended_from_outside(number: signal.Signals) -> None:
 def test_a_console_that_somebody_has() -> None:
     with console("--busy") as terminal:
         assert terminal.wait() == 1
-        assert "Take it away: virtuoso -c memory:///x console --force web." in terminal.text
+        assert "Take it away: virtuoso -c memory:///x console --force web" in terminal.text
         assert terminal.restored
     with console("--busy", "--force") as terminal:
         terminal.wait_for("login: ")

@@ -87,7 +87,7 @@ def test_errors(kept: Shell, args: list[str], code: int, type: str) -> None:
 def test_near_names_and_lines_to_type(kept: Shell) -> None:
     assert "Did you mean 'first'?" in kept("revert", "web", "frist", "--yes", code=3).stderr
     hint = kept.error("-c", kept.uri, "snapshot", "web", "first", code=1)["hint"]
-    assert f"virtuoso -c {kept.uri} delete-snapshot web SNAPSHOT" in hint
+    assert f"virtuoso -c {kept.uri} delete-snapshot web first" in hint
 
 
 def test_revert(kept: Shell) -> None:

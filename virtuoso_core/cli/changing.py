@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import (
+    ImageExistsError,
     ImageInUseError,
     ImageNotFoundError,
     InvalidOptionError,
@@ -114,6 +115,7 @@ def create(
         raise click.UsageError("--start-networks goes with --start.")
     if disk_size is not None and disk is None and image is None:
         raise click.UsageError("--disk-size needs --disk, where the disk is to be made, or --image.")
+    disk_size = parameters.disk_size(disk_size)
     makes_disk = image is not None or disk_size is not None
     if xml and makes_disk:
         raise click.UsageError("--xml tells of a disk that is there: without --image and --disk-size.")
@@ -309,7 +311,11 @@ def _new_disk(vm: VM, disk: str | None, image: str | None, size: str | None) -> 
     """The VM's disk, made for it; it is deleted again, with the VM, when the block that saves that fails."""
     path = disk or _beside(image or "", vm.name)
     with undertaking(vm.hypervisor, f"create the VM {vm.name!r}") as step:
-        vm.disk_image = vm.hypervisor.create_disk(path, size, backing=image).path
+        try:
+            vm.disk_image = vm.hypervisor.create_disk(path, size, backing=image).path
+        except ImageExistsError as error:
+            error.hint = "Say where else to make it: --disk PATH. Or use it: --disk, without --image and --disk-size."
+            raise
         step.file(vm.disk_image)
         step.vm(vm.name)
         try:
@@ -409,7 +415,8 @@ def _refuse_slip(vm: VM, key: str) -> None:
         return
     if key in ("network", "networks"):
         raise InvalidOptionError("Networks are not set by KEY=VALUE.", hint="Use --add-network and --remove-network.")
-    if near := difflib.get_close_matches(key, CORE_KEYS, n=1, cutoff=0.75):
+    begun = [each for each in CORE_KEYS if key and each.startswith(key)]
+    if near := begun or difflib.get_close_matches(key, CORE_KEYS, n=1, cutoff=0.75):
         raise InvalidOptionError(f"There is no {key!r} to set.", hint=f"Did you mean {near[0]}=...?")
 
 

@@ -10,9 +10,9 @@ import click
 from ..facts import DiskInfo
 from ..spec import SaveResult, format_size
 from ..unfinished import undertaking
+from . import parameters
 from .acting import summary
 from .app import Command, Group, settings, show_commands
-from .changing import RESULTS
 from .completion import complete_disk, complete_vm
 from .output import confirm, say, say_json, say_table
 from .progress import counting, waiting
@@ -50,6 +50,7 @@ def create(path: str, size: str | None, backing: str | None, format_: str | None
     virtuoso disk create /images/data.qcow2 20GiB
     virtuoso disk create /images/web.qcow2 --backing /images/debian.qcow2
     """
+    size = parameters.disk_size(size)
     with settings().connect() as hypervisor, waiting(f"Making {path}"):
         info = hypervisor.create_disk(path, size, backing=backing, format=format_)
     _say_info("Made", info)
@@ -155,9 +156,13 @@ def add(name: str, path: str, size: str | None) -> None:
     \b
     virtuoso disk add web /images/data.qcow2 --size 20GiB
     """
+    size = parameters.disk_size(size)
     with settings().connect() as hypervisor:
         vm = hypervisor.get(name)
-        with undertaking(hypervisor, f"give the VM {vm.name!r} the disk {path}") as step:
+        with (
+            waiting(f"Giving {vm.name} the disk {path}"),
+            undertaking(hypervisor, f"give the VM {vm.name!r} the disk {path}") as step,
+        ):
             added = vm.add_disk(path, size)
             if size is not None:
                 step.file(added)
@@ -167,7 +172,8 @@ def add(name: str, path: str, size: str | None) -> None:
                 if added in hypervisor.get(vm.uuid).disks:
                     step.keep(added)  # interrupted after the hypervisor had taken it
                 raise
-        _say_saved(vm, f"{vm.name} has {added}.", result)
+        later = f"{vm.name} has {added} from its next start: it runs, and was not given it now."
+        _say_saved(vm, result, f"{vm.name} has {added}.", later)
 
 
 @disk.command(cls=Command)
@@ -182,7 +188,10 @@ def remove(name: str, path: str) -> None:
     with settings().connect() as hypervisor:
         vm = hypervisor.get(name)
         vm.remove_disk(path)
-        _say_saved(vm, f"{vm.name} is without {path}, which is still there.", vm.save())
+        with waiting(f"Taking {path} away from {vm.name}"):
+            result = vm.save()
+        later = f"{vm.name} is without {path} from its next start: it runs, and did not let go of it now."
+        _say_saved(vm, result, f"{vm.name} is without {path}.", later, " The image is still there.")
 
 
 @disk.command(cls=Command)
@@ -197,20 +206,21 @@ def resize(name: str, path: str, size: str, shrink: bool) -> None:
     virtuoso disk resize web /images/web.qcow2 40GiB
     virtuoso disk resize web /images/web.qcow2 +10GiB
     """
+    wanted = parameters.disk_size(size)
     with settings().connect() as hypervisor:
         vm = hypervisor.get(name)
-        now = vm.resize_disk(path, size, shrink=shrink)
+        now = vm.resize_disk(path, wanted, shrink=shrink)
     if settings().json:
         say_json({"path": path, "size": now})
     else:
         say(f"{path} has {format_size(now)}. The guest's own partitions and file systems are as they were.")
 
 
-def _say_saved(vm: VM, what: str, result: SaveResult) -> None:
+def _say_saved(vm: VM, result: SaveResult, now: str, later: str, more: str = "") -> None:
     if settings().json:
         say_json(summary(vm) | {"result": result, "disks": list(vm.disks)})
     else:
-        say(what if result is SaveResult.APPLIED else f"{what} {RESULTS[result]}")
+        say((later if result is SaveResult.NEXT_START else now) + more)
 
 
 def _say_info(done: str, info: DiskInfo) -> None:

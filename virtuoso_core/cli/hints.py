@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import (
     AmbiguousDriverError,
@@ -27,6 +27,12 @@ _WHOLE: dict[type[VirtuosoError], str] = {
     StopTimeoutError: "It may ignore the power button. Without --no-force the plug is pulled after --timeout.",
 }
 
+_FIRST: Mapping[str, str] = {
+    "Start it first.": "Start it first: vm.start()",
+    "Stop it first.": "Stop it first: vm.stop()",
+}
+"""Hints that need no line in Python, where the variable is at hand."""
+
 _COMMANDS: tuple[tuple[str, str], ...] = (
     (r"vm\.start\(\)", "start NAME"),
     (r"vm\.start\(start_networks=True\)", "start NAME --start-networks"),
@@ -38,10 +44,11 @@ _COMMANDS: tuple[tuple[str, str], ...] = (
     (r"vm\.console\(force=True\)", "console --force NAME"),
     (r"vm\.screenshot\(\)", "screenshot NAME"),
     (r"vm\.run\(\.\.\., timeout=(\d+)\)", r"run --timeout \1 NAME ..."),
-    (r"vm\.delete_snapshot\(name\)", "delete-snapshot NAME SNAPSHOT"),
+    (r"vm\.delete_snapshot\((['\"])([\w.-]+)\1\)", r"delete-snapshot NAME \2"),
+    (r"vm\.delete_snapshot\(.+?\)", "delete-snapshot NAME SNAPSHOT"),
     (r"vm\.remove_disk\(path\)", "disk remove NAME PATH"),
     (r"vm\.add_disk\(path\)", "disk add NAME PATH"),
-    (r"hypervisor\.get\(name\)", "set NAME ..."),
+    (r"hypervisor\.get\(name\)", "show NAME"),
     (r"vm\.set\(\)", "set"),
     (r"hypervisor\.create_disk\(PATH, backing=(.+?)\)", r"disk create PATH --backing \1"),
     (r"hypervisor\.upload\(\)", "disk upload FILE PATH"),
@@ -67,6 +74,14 @@ _OPTIONS: tuple[tuple[str, str], ...] = (
     (r"\bdisk_image\b", "disk"),
     (r"\bssh_key=", "--cloud-init ssh-key="),
     (r"\bcreate_disk\(\) makes one", "virtuoso disk create makes one"),
+    (
+        r"^Give a whole number of bytes, or a text with a unit such as \"20 GiB\"\.$",
+        "Give it with a unit, such as 20GiB.",
+    ),
+    (r'\["sh", "-c", "\.\.\."\]\.?', "sh -c '...'"),
+    (r"\bcall connect\(\)(?: and events\(\))? again\b", "run it again"),
+    (r"\bCall connect\(\) again\b", "Run it again"),
+    (r"\ban int from\b", "a whole number from"),
 )
 """Python's arguments, and the command's options."""
 
@@ -75,9 +90,10 @@ def typed(error: VirtuosoError, command: str, before: Sequence[str]) -> str:
     """What to do about the error, for somebody who typed ``command``; ``before`` are the options to type again."""
     if type(error) in _WHOLE:
         return re.sub(r"virtuoso (.+ NAME.*)", _line(r"\1", error.vm or "NAME", command, before), _WHOLE[type(error)])
-    hint = error.hint
+    hint = _FIRST.get(error.hint, error.hint) if error.vm else error.hint
     for pattern, words in _COMMANDS:
-        hint = re.sub(pattern, _line(words, error.vm or "NAME", command, before), hint)
+        # without the full stop at the end: it would be copied along
+        hint = re.sub(pattern + r"(?:\.$)?", _line(words, error.vm or "NAME", command, before), hint)
     for pattern, words in _OPTIONS:
         hint = re.sub(pattern, words, hint)
     return hint

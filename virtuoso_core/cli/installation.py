@@ -117,6 +117,8 @@ def doctor(image: str | None, clean: bool) -> int:
     from . import doctor as checks
 
     found = settings()
+    if clean and found.readonly:
+        raise click.UsageError("--clean removes what was left: leave out --readonly.")
     done = []
     for check in checks.clean(found) if clean else checks.examine(found, image):
         done.append(check)

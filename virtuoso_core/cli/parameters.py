@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import click
 
+from ..errors import InvalidValueError
 from .completion import complete_network, complete_vm
 
 if TYPE_CHECKING:
@@ -23,6 +24,19 @@ def check_xml(xml: bool, dry_run: bool) -> None:
     """--xml prints what would be written, so nothing may be written."""
     if xml and not dry_run:
         raise click.UsageError("--xml goes with --dry-run; what is there now: virtuoso show NAME --xml")
+
+
+@overload
+def disk_size(text: str) -> str: ...
+@overload
+def disk_size(text: None) -> None: ...
+@overload
+def disk_size(text: str | None) -> str | None: ...
+def disk_size(text: str | None) -> str | None:
+    """The size as it is; one without a unit is refused in words that fit, for nobody counts a disk's bytes."""
+    if text is not None and text.strip().removeprefix("+").isdecimal():
+        raise InvalidValueError(f"{text!r} is not the size of a disk: it has no unit.", hint=f"Write {text}GiB, say.")
+    return text
 
 
 @dataclass(frozen=True)
