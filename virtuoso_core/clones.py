@@ -140,7 +140,7 @@ def _make(store: Storage, step: Undertaking, planned: list[_Image], progress: Pr
         elif image.kind == "seed":
             storage.make(store, step, image.path, partial(_write_as, store, source))
         else:
-            tell = None if progress is None else _part_of(progress, before, total)
+            tell = None if progress is None else _part_of(progress, before, source.size, total)
             storage.make(store, step, image.path, partial(_copy, store, source, tell))
             before += source.size
 
@@ -161,10 +161,10 @@ def _write_as(store: Storage, source: DiskInfo, path: str) -> None:
         store.write(path, here.read_bytes())
 
 
-def _part_of(progress: Progress, before: int, total: int) -> Progress:
-    """The progress of one copy among several."""
+def _part_of(progress: Progress, before: int, size: int, total: int) -> Progress:
+    """The progress of one copy among several; a store may count the bytes that it really copies, without holes."""
 
-    def tell(done: int, _: int) -> None:
-        progress(min(before + done, total), total)
+    def tell(done: int, of: int) -> None:
+        progress(before + (size * done // of if of else size), total)
 
     return tell

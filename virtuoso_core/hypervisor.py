@@ -14,7 +14,6 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from weakref import WeakSet
 
-from . import storage
 from .errors import (
     ConnectionClosedError,
     InvalidNetworkError,
@@ -30,7 +29,7 @@ from .spec import Feature, Network, Option, VMSpec, check_mac
 
 if TYPE_CHECKING:
     from .diagnosis import Check
-    from .storage import Storage
+    from .storage import OpenImage, Storage
     from .uri import URI
     from .vm import VM
 
@@ -207,7 +206,9 @@ class Hypervisor(ABC):
             '/images/base.qcow2'
         """
         self._require(Feature.CREATE_DISK, "make disk images")
-        self._ready(writing=f"make the disk image {os.fspath(path)}")
+        self._ready(writing=f"make the disk image {path}")
+        from . import storage
+
         return storage.create(self, path, size, backing, format)
 
     def disk_info(self, path: str | os.PathLike[str]) -> DiskInfo:
@@ -218,7 +219,9 @@ class Hypervisor(ABC):
         """
         self._require(Feature.CREATE_DISK, "look at disk images")
         self._ready()
-        return self._storage().info(self._image_path(os.fspath(path)))
+        from . import storage
+
+        return storage.info(self, path)
 
     def delete_disk(self, path: str | os.PathLike[str]) -> None:
         """Delete a disk image that no VM has and no overlay is based on; one that is already gone stays so.
@@ -229,7 +232,9 @@ class Hypervisor(ABC):
             UnsupportedError
         """
         self._require(Feature.CREATE_DISK, "delete disk images")
-        self._ready(writing=f"delete the disk image {os.fspath(path)}")
+        self._ready(writing=f"delete the disk image {path}")
+        from . import storage
+
         storage.delete(self, path)
 
     def upload(
@@ -251,7 +256,9 @@ class Hypervisor(ABC):
             NoSpaceError, UnsupportedError
         """
         self._require(Feature.UPLOAD, "take disk images")
-        self._ready(writing=f"bring {os.fspath(source)} to its host")
+        self._ready(writing=f"bring {source} to its host")
+        from . import storage
+
         return storage.upload(self, source, path, progress)
 
     def download(
@@ -266,6 +273,8 @@ class Hypervisor(ABC):
         """
         self._require(Feature.UPLOAD, "give disk images")
         self._ready()
+        from . import storage
+
         storage.download(self, path, target, progress)
 
     # Watching.
@@ -390,6 +399,10 @@ class Hypervisor(ABC):
     def _storage(self) -> Storage:
         """With the features create-disk and upload: the disk images on the hypervisor's host."""
         raise NotImplementedError(f"{type(self).__name__} declares {Feature.CREATE_DISK!r}")
+
+    def _open_images(self) -> Iterable[OpenImage]:
+        """The images that running VMs have open, where a call tells all: of what runs, configurations tell a part."""
+        return ()
 
     def _all_stats(self) -> Iterable[Stats]:
         """With the feature stats: what each running VM uses, in a fixed number of calls."""

@@ -68,11 +68,24 @@ def check_image(path: str) -> None:
         near = _nearest(path)
         raise ImageNotFoundError(
             f"There is no disk image {path}: {os.strerror(error.errno or 0).lower()}.",
-            hint=near or f"Make one: qemu-img create -f qcow2 {shlex.quote(path)} 20G",
+            hint=near or _where_to_look(path),
         ) from error
     if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
         kind = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a block device"
         raise ImageNotFoundError(f"{path} is {kind}, not a disk image.", hint="Name the image file itself.")
+
+
+def _where_to_look(path: str) -> str:
+    look = f"See what is there: ls -l {shlex.quote(os.path.dirname(path) or '.')}"
+    if path.lower().endswith(".iso"):
+        return look  # an empty one would be of no use
+    return f"{look}\nOr make an empty one: qemu-img create -f qcow2 {shlex.quote(path)} 20G"
+
+
+def check_deletable(path: str) -> None:
+    """Raise ImageError for what is no file of its own."""
+    if is_block_device(path):
+        raise ImageError(f"{path} is a block device; it was not deleted.", hint="Wipe or remove it by hand.")
 
 
 def is_block_device(path: str) -> bool:
@@ -212,8 +225,7 @@ def _acl(path: str) -> list[tuple[int, int, int]] | None:
 
 def delete_image(path: str) -> None:
     """Delete the file. Raises ImageError when that fails; one that is already gone stays so."""
-    if is_block_device(path):
-        raise ImageError(f"{path} is a block device; it was not deleted.", hint="Wipe or remove it by hand.")
+    check_deletable(path)
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -377,7 +389,11 @@ def publish(part: str, path: str) -> None:
                 raise
             # a file system without links: what is replaced is this empty file, which is ours
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-            os.replace(part, path)
+            try:
+                os.replace(part, path)
+            except BaseException:
+                os.unlink(path)
+                raise
         else:
             os.unlink(part)
     except OSError as error:

@@ -119,6 +119,14 @@ class HostShell:
             return os.path.exists(path)
         return self.run(["test", "-e", path], doing=f"look for {path}").returncode == 0
 
+    def read(self, path: str, *, vm: str | None = None) -> bytes:
+        """What is in one of the host's files. Raises as ``run`` does, and HypervisorError when it cannot be read."""
+        done = self.run(["cat", path], doing=f"read {path}", vm=vm)
+        if done.returncode:
+            said = " ".join(done.stderr.decode(errors="replace").split())
+            raise HypervisorError(f"Could not read {path} on {self.uri}: {said}.", vm=vm, uri=self.uri)
+        return done.stdout
+
     def absolute(self, path: str) -> str:
         """The path as the host has it; a relative one counts from this program's directory, where that is the host's.
 

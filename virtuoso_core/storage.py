@@ -7,10 +7,11 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeGuard
 
 from . import images
 from .errors import (
+    ConnectionLostError,
     ImageError,
     ImageExistsError,
     ImageInUseError,
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
     from .hypervisor import Hypervisor
 
 Path = str | os.PathLike[str]
+
+
+class OpenImage(NamedTuple):
+    """An image that a running VM has open: as a disk, or because one of its disks is based on it."""
+
+    vm: str
+    uuid: str
+    path: str
+    is_base: bool
 
 
 class Storage(ABC):
@@ -149,6 +159,12 @@ def create(
         return store.info(where)
 
 
+def info(hypervisor: Hypervisor, path: Path) -> DiskInfo:
+    """What ``hypervisor.disk_info()`` promises."""
+    where = _path(hypervisor, path)
+    return hypervisor._storage().info(where)
+
+
 def delete(hypervisor: Hypervisor, path: Path) -> None:
     """What ``hypervisor.delete_disk()`` promises."""
     where = _path(hypervisor, path)
@@ -241,16 +257,31 @@ def make(store: Storage, step: Undertaking, path: str, act: Callable[[str], None
     Raises ImageExistsError when there is something at the path, which stays.
     """
     part = store.partial(path)
-    step.file(part)
+    if part == path:
+        step.file(path)
+    else:
+        step.part(part)
     try:
         act(part)
         if part != path:
             step.file(path)
-            store.publish(part, path)
+            _publish(store, step, part, path)
     except VirtuosoError as error:
-        if isinstance(error, ImageExistsError):
-            step.keep(path)
+        if part == path and not isinstance(error, ConnectionLostError):
+            step.keep(path)  # the storage left nothing: what is there is somebody else's, who was faster
         error.message = error.message.replace(part, path)
+        raise
+
+
+def _publish(store: Storage, step: Undertaking, part: str, path: str) -> None:
+    try:
+        store.publish(part, path)
+    except ImageExistsError:
+        step.keep(path)
+        raise
+    except BaseException:
+        if store.exists(part) and store.identity(part) != store.identity(path):
+            step.keep(path)  # ours did not get there
         raise
 
 
@@ -290,7 +321,7 @@ def _check_vms(
     chains: dict[str, list[str]] = {}
     for vm in hypervisor._list_vms():
         try:
-            has = _images(vm._read())
+            has = all_images(vm._read())
         except VMNotFoundError:
             continue  # deleted while we looked
         if vm._known_name in besides or vm._uuid in besides:
@@ -311,7 +342,35 @@ def _check_vms(
                     vm=vm._known_name,
                     uri=hypervisor.uri,
                 )
+    for held in hypervisor._open_images():
+        if held.vm in besides or held.uuid in besides:
+            own.add(same(held.path))
+        elif same(held.path) == wanted:
+            raise ImageInUseError(
+                f"{refused}: the running VM {held.vm!r} has it open.",
+                hint=hint or f"Stop {held.vm!r}, or take it away from there, first.",
+                vm=held.vm,
+                uri=hypervisor.uri,
+            )
     return own
+
+
+def is_a_vms(hypervisor: Hypervisor, path: str, *, besides: Collection[str] = ()) -> bool:
+    """Whether a VM has a file of just that path, besides those of these UUIDs."""
+    for vm in hypervisor._list_vms():
+        try:
+            if vm._uuid not in besides and path in all_images(vm._read()):
+                return True
+        except VMNotFoundError:
+            continue  # deleted while we looked
+    return False
+
+
+def delete_seed(hypervisor: Hypervisor, path: str, uuid: str) -> None:
+    """Delete what cloud-init read in the VM of that UUID; where a copy that another program made has it, it stays."""
+    if not is_a_vms(hypervisor, path, besides=[uuid]):
+        with hypervisor._storage() as store:
+            store.delete(path)
 
 
 def chain(store: Storage, path: str) -> Iterator[str]:
@@ -324,7 +383,8 @@ def chain(store: Storage, path: str) -> Iterator[str]:
         here = store.backing(here)
 
 
-def _images(spec: VMSpec) -> list[str]:
+def all_images(spec: VMSpec) -> list[str]:
+    """Every file that the VM has: disks, CD-ROM, what cloud-init reads."""
     return [path for path in (spec.disk_image, *spec.more_disks, spec.cdrom, spec.seed) if path is not None]
 
 
@@ -336,6 +396,8 @@ def _path(hypervisor: Hypervisor, path: Path) -> str:
 
 
 def _local(path: Path) -> str:
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise InvalidValueError(f"{path!r} is not the path of a file of this machine.")
     return os.path.abspath(os.path.expanduser(os.fspath(path)))
 
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
-import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .errors import ConnectionLostError, InvalidStateError, VirtuosoError
+from .errors import ConnectionLostError, InvalidStateError, VirtuosoError, VMNotFoundError
 
 if TYPE_CHECKING:
     from .hypervisor import Hypervisor
 
+_log = logging.getLogger(__name__)
+
 _Made = list[tuple[str, str]]
-"""What a step made, in order: a kind, "vm", "file" or "local_file", and a name or path."""
+"""What a step made, in order: a kind, "vm", "file", "part" or "local_file", and a name or path."""
 
 
 class Undertaking:
@@ -35,20 +37,33 @@ class Undertaking:
         self._hypervisor = hypervisor
         # no password is written down
         where = str(uri if uri.password is None else uri.with_credentials(uri.username, None))
-        self._head = {"doing": doing, "uri": where, "driver": hypervisor.name, "since": time.time()}
+        self._head = {
+            "doing": doing,
+            "uri": where,
+            "driver": hypervisor.name,
+            "since": time.time(),
+            "host": os.uname().nodename,
+        }
         self._made: _Made = []
         self._file: IO[str] | None = None
 
     def file(self, path: str) -> None:
-        """A file on the hypervisor's host is about to be made; when the step fails it is deleted."""
+        """A file on the hypervisor's host is about to be made; when the step fails it is deleted, if no VM has it."""
         self._add("file", path)
+
+    def part(self, path: str) -> None:
+        """The same under a name made up by chance, which nobody else can have put there."""
+        self._add("part", path)
 
     def local_file(self, path: str) -> None:
         """A file on this machine is about to be made; when the step fails it is deleted."""
         self._add("local_file", path)
 
     def vm(self, name: str) -> None:
-        """A VM is about to be made, off; when the step fails it is removed, without its disks."""
+        """A VM is about to be made, off, on files of this step's; when the step fails it is removed.
+
+        One of that name without any of these files is another one, and stays.
+        """
         self._add("vm", name)
 
     def keep(self, path: str) -> None:
@@ -64,10 +79,14 @@ class Undertaking:
         self._write({kind: item})
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
+        except OSError as error:  # the home is full: the step is not for that
+            _log.warning("what %r makes could not be written down: %s", self._head["doing"], error.strerror)
 
     def _supersede(self) -> None:
         """What an earlier step was killed over and this one has made is this one's: nobody shall clean it."""
@@ -77,8 +96,9 @@ class Undertaking:
             with _locked(one._path) as file:
                 if file is None or one.uri != self._head["uri"]:
                     continue
-                for _, item in {*_parse(file.read())[1]} & {*self._made}:
-                    file.write(json.dumps({"keep": item}) + "\n")
+                with suppress(OSError, ValueError):
+                    for _, item in {*_parse(file.read())[1]} & {*self._made}:
+                        file.write(json.dumps({"keep": item}) + "\n")
 
     def _finish(self) -> None:
         if self._file is not None:
@@ -97,7 +117,7 @@ def _new_note() -> IO[str] | None:
     try:
         folder = _folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = open(folder / f"{secrets.token_hex(8)}.json", "x", encoding="utf-8")  # noqa: SIM115 - open as long as the step lasts
+        file = open(folder / f"{os.urandom(8).hex()}.json", "x", encoding="utf-8")  # noqa: SIM115 - open as long as the step lasts
     except OSError:
         return None
     try:
@@ -146,16 +166,25 @@ def _undo_anew(hypervisor: Hypervisor, made: _Made) -> None:
 
 def _undo(hypervisor: Hypervisor, made: _Made) -> None:
     """Take away what is there of it, the last first. One that cannot be removed does not keep the others."""
+    from .storage import all_images, is_a_vms
+
+    files = {item for kind, item in made if kind == "file"}
     failed: VirtuosoError | None = None
     for kind, item in reversed(made):
         try:
             if kind == "vm":
-                if (vm := hypervisor.find(item)) is not None:
+                vm = hypervisor.find(item)
+                if vm is not None and not files.isdisjoint(all_images(vm._read())):
                     vm.destroy()
-            elif kind == "file":
+            elif kind == "part":
                 hypervisor._storage().delete(item)
+            elif kind == "file":
+                if not is_a_vms(hypervisor, item):  # it got there before the end, or somebody put it to use
+                    hypervisor._storage().delete(item)
             else:
                 Path(item).unlink(missing_ok=True)
+        except VMNotFoundError:
+            continue  # gone just now
         except VirtuosoError as error:
             failed = failed or error
         except OSError as error:
@@ -236,18 +265,25 @@ def _parse(text: str) -> tuple[dict[str, Any], _Made]:
     return lines[0], made
 
 
-_WORDS = {"vm": "the VM {!r}", "file": "the file {}", "local_file": "the file {} on this machine"}
+_WORDS = {
+    "vm": "the VM {!r}",
+    "file": "the file {}",
+    "part": "the file {}",
+    "local_file": "the file {} on this machine",
+}
 
 
 def unfinished() -> list[Unfinished]:
-    """Every step of this user's that was killed, the oldest first. One that goes on is none."""
-    found = []
+    """Every step of this user's on this machine that was killed, the oldest first. One that goes on is none."""
+    found, here = [], os.uname().nodename
     for path in _folder().glob("*.json"):
         with _locked(path) as file:
             if file is None:
                 continue
             try:
                 head, made = _parse(file.read())
+                if head.get("host", here) != here:
+                    continue  # several machines have this home: what is local to that one is not here
                 left = tuple(_WORDS[kind].format(item) for kind, item in made)
                 one = Unfinished(head["doing"], head["uri"], head["driver"], float(head["since"]), left, path)
             except (ValueError, KeyError, AttributeError, TypeError):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .calls.base import OFF, VMBase
 from .calls.disks import DiskCalls
@@ -30,10 +30,7 @@ from .errors import (
 )
 from .events import EventType
 from .spec import Feature, Network, SaveResult, State, VMSpec, check_cpus, parse_memory
-from .storage import check_unused
-
-if TYPE_CHECKING:
-    pass
+from .waiting import Wait
 
 _ASK_AGAIN = 10.0
 """Seconds after which a guest that still runs is asked again to stop: one that was booting did not hear."""
@@ -400,8 +397,7 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
             StopTimeoutError: with force=False, the guest did not stop in time; the message tells its last state.
             UnsupportedError: with force=False, this hypervisor cannot ask the guest, or not this one.
         """
-        if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not 0 <= timeout < float("inf"):
-            raise InvalidValueError(f"{timeout!r} is not a time to wait.", hint="It is a number of seconds, 0 or more.")
+        wait = Wait(timeout, first=0.05, longest=0.5)
         self._require_saved("cannot be stopped", writing="stop")
         state = self._get_state()
         if state in OFF:
@@ -419,7 +415,7 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
             if state is State.PAUSED and Feature.PAUSE in self._hypervisor.features:
                 self._resume()  # a guest that stands still cannot hear
             try:
-                state = self._wait_until_off(timeout, force)
+                state = self._wait_until_off(wait, force)
             except UnsupportedError:
                 if not force:
                     raise  # else: a guest that cannot be asked is not waited for
@@ -433,13 +429,11 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
             self._power_off()
         self._emit(EventType.STOPPED)
 
-    def _wait_until_off(self, timeout: float, force: bool) -> State:
-        end = time.monotonic() + timeout
-        ask_at, pause = time.monotonic(), 0.05
+    def _wait_until_off(self, wait: Wait, force: bool) -> State:
+        ask_at = 0.0
         while True:
-            now = time.monotonic()
-            if now >= ask_at:
-                ask_at = now + _ASK_AGAIN
+            if wait.elapsed >= ask_at:
+                ask_at = wait.elapsed + _ASK_AGAIN
                 try:
                     self._request_stop()
                 except InvalidStateError:
@@ -448,10 +442,8 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
                     if not force:
                         raise  # else: the plug is pulled in the end, whatever keeps it from asking
             state = self._get_state()
-            if state in (*OFF, State.CRASHED) or time.monotonic() >= end:
+            if state in (*OFF, State.CRASHED) or not wait.pause():
                 return state
-            time.sleep(max(0.0, min(pause, end - time.monotonic())))
-            pause = min(pause * 1.5, 0.5)
 
     def reboot(self) -> None:
         """Ask the guest to start anew.
@@ -518,7 +510,11 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
             InvalidStateError: it is running and force is False.
             ImageInUseError: delete_disk, and another VM has one of them, or an overlay of it; nothing was removed.
             UnsupportedError: delete_disk, and this hypervisor cannot; nothing was removed.
+            ImageError: a file could not be deleted; the VM is gone, unless the disk is a block device, which stays.
         """
+        from . import images
+        from .storage import check_unused, delete_seed
+
         self._hypervisor._ready(writing=f"destroy the VM {self._title}")
         if delete_disk:
             self._hypervisor._require(Feature.DELETE_DISK, "delete disk images", "Leave out delete_disk.")
@@ -536,6 +532,8 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
                     **self._where,
                 )
             for disk in disks:
+                if self._hypervisor.uri.is_local:
+                    images.check_deletable(disk)
                 refused = f"The VM {self._title} and its disk {disk} were not removed"
                 check_unused(self._hypervisor, disk, refused, besides=[self._uuid], hint="Leave out delete_disk.")
             if state not in OFF:
@@ -546,11 +544,18 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
             return
         self._gone = True
         self._emit(EventType.DESTROYED)
+        files = [partial(self._delete_image, disk) for disk in disks]
         if spec.seed is not None and Feature.CLOUD_INIT in self._hypervisor.features:
-            with self._hypervisor._storage() as store:
-                store.delete(spec.seed)
-        for disk in disks:
-            self._delete_image(disk)
+            files.append(partial(delete_seed, self._hypervisor, spec.seed, self._uuid))
+        stayed: VirtuosoError | None = None
+        for delete in files:
+            try:
+                delete()
+            except VirtuosoError as error:
+                stayed = stayed or error
+        if stayed is not None:
+            stayed.message = f"The VM {self._title} was removed, and not all of its files: {stayed.message}"
+            raise stayed
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} on {self._hypervisor.uri}>"

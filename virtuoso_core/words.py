@@ -7,8 +7,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .cloud_init import SUFFIX
 from .errors import InvalidNetworkError, InvalidOptionError, UnsupportedError
-from .spec import Network, Option
+from .spec import Network, Option, VMSpec
+
+Media = Mapping[str, tuple[str, str]]
+"""What is plugged in at each place that a hypervisor names: DISK or DRIVE, and the file, "" in an empty drive."""
+DISK, DRIVE = "disk", "drive"
 
 
 @dataclass(frozen=True)
@@ -139,3 +144,58 @@ def arrange(
         after[fitting[0]] = network
         free = [slot for slot in free if slot > fitting[0]]
     return {slot: after.get(slot) for slot in sorted({*there, *after}) if there.get(slot) != after.get(slot)}
+
+
+def read_media(media: Media) -> dict[str, Any]:
+    """The disks, CD-ROM and seed of a VMSpec, by field: the first disk is the main one.
+
+    Example:
+        >>> read_media({"0": (DRIVE, ""), "1": (DISK, "/a.img"), "2": (DISK, "/b.img")})
+        {'disk_image': '/a.img', 'more_disks': ('/b.img',), 'cdrom': None, 'seed': None}
+    """
+    disks = tuple(file for kind, file in media.values() if kind == DISK)
+    discs = [file for kind, file in media.values() if kind == DRIVE and file]
+    cdrom, seed = (
+        next((disc for disc in discs if disc.endswith(SUFFIX) is is_seed), None) for is_seed in (False, True)
+    )
+    return {"disk_image": (*disks, None)[0], "more_disks": disks[1:], "cdrom": cdrom, "seed": seed}
+
+
+def arrange_media(
+    there: Media, spec: VMSpec, changed: Collection[str], free: Iterable[str]
+) -> dict[str, tuple[str, str]]:
+    """What to plug in where. What stays keeps its place, and an emptied drive stays, too.
+
+    Args:
+        there: what is plugged in.
+        spec: what is wanted.
+        changed: the fields of it to look at, as in ``VMSpec.values``.
+        free: places for more, all after the main disk's.
+
+    Raises:
+        UnsupportedError: there are not as many places.
+    """
+    media, places = dict(there), iter(free)
+
+    def put(place: str | None, kind: str, file: str) -> None:
+        place = place or next(places, None)
+        if place is None:
+            raise UnsupportedError(f"There is no place left to plug in {file}.", hint="Take another disk away first.")
+        media[place] = (kind, file)
+
+    if "disk_image" in changed or "more_disks" in changed:
+        images = {place: file for place, (kind, file) in there.items() if kind == DISK}
+        main = next(iter(images), None)
+        stay = {file: place for place, file in images.items() if place != main}
+        media = {place: medium for place, medium in there.items() if place not in images}
+        if spec.disk_image is not None:
+            put(main, DISK, spec.disk_image)
+        for file in spec.more_disks:
+            put(stay.get(file), DISK, file)
+    for name, disc in (("cdrom", spec.cdrom), ("seed", spec.seed)):
+        drives = {place: file for place, (kind, file) in media.items() if kind == DRIVE}
+        own = [place for place, file in drives.items() if file.endswith(SUFFIX) is (name == "seed")]
+        own.sort(key=lambda place: not drives[place])
+        if name in changed and (disc or own):
+            put(next(iter(own), None), DRIVE, disc or "")
+    return media

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.conftest import Console, NewVM, until
 from tests.labs.hosts import PrivateHost, guest_image
 from virtuoso_core import VM, Hypervisor, SaveResult
-from virtuoso_core.errors import ImageNotFoundError, InvalidValueError
+from virtuoso_core.errors import ImageInUseError, ImageNotFoundError, InvalidValueError
 from virtuoso_core.xml import DomainDocument
 
 MiB = 1024 * 1024
@@ -91,6 +91,27 @@ def test_plugged_while_it_runs(running: VM, blank_disk: str) -> None:
     assert len(sizes(running)) == 1
     assert Path(blank_disk).exists()
     assert running.save() is SaveResult.UNCHANGED
+
+
+def test_what_somebody_else_plugged_in_stays(
+    hypervisor: Hypervisor, running: VM, blank_disk: str, host: PrivateHost
+) -> None:
+    """For this run only, so that the definition does not tell of it: it is neither unplugged nor deleted."""
+    theirs = hypervisor.create_disk(host.images / f"theirs-{secrets.token_hex(4)}.qcow2", "32 MiB").path
+    device = (
+        f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{theirs}'/>"
+        "<target dev='vdf' bus='virtio'/></disk>"
+    )
+    running.native.attachDevice(device)
+    running.add_disk(blank_disk)
+    assert running.save() is SaveResult.APPLIED
+    running.remove_disk(blank_disk)
+    assert running.save() is SaveResult.APPLIED
+    assert [disk.path for disk in live(running).further_disks] == [theirs]
+    with pytest.raises(ImageInUseError, match=f"the running VM '{running.name}' has it open"):
+        hypervisor.delete_disk(theirs)
+    running.stop(timeout=0)
+    hypervisor.delete_disk(theirs)
 
 
 def test_a_guest_that_does_not_let_go(

@@ -10,13 +10,14 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pycdlib import PyCdlib
 
-from virtuoso_core import VM, SaveResult
+from virtuoso_core import VM, SaveResult, State
 from virtuoso_core.cloud_init import CloudInit, hostname_of
 from virtuoso_core.errors import (
     InvalidStateError,
@@ -455,6 +456,41 @@ def test_a_suspended_vm_needs_what_it_had(hypervisor: MemoryHypervisor) -> None:
     with pytest.raises(InvalidStateError, match="saved memory needs"):
         vm.save()
     assert seeds(hypervisor) == before
+
+
+def test_snapshots_need_what_it_had(hypervisor: MemoryHypervisor) -> None:
+    vm = new(hypervisor)
+    vm.cloud_init(user="me")
+    vm.save()
+    vm.snapshot("before")
+    before = seeds(hypervisor)
+    vm.cloud_init(user="you")
+    with pytest.raises(InvalidStateError, match="has snapshots"):
+        vm.save()
+    assert seeds(hypervisor) == before
+    vm.delete_snapshot("before")
+    vm.save()
+    assert len(seeds(hypervisor)) == 1
+    assert seeds(hypervisor) != before
+
+
+@pytest.mark.parametrize("act", ["destroy", "another"])
+def test_one_that_another_vm_has_stays(hypervisor: MemoryHypervisor, act: str) -> None:
+    """Other programs copy VMs with the discs in their drives."""
+    vm = new(hypervisor)
+    vm.cloud_init(user="me")
+    vm.save()
+    (seed,) = seeds(hypervisor)
+    hypervisor.host.specs["another"] = replace(vm._read(), name="another")
+    hypervisor.host.states["another"] = State.STOPPED
+    if act == "destroy":
+        vm.destroy()
+    else:
+        vm.cloud_init(user="you")
+        vm.save()
+    assert seed in seeds(hypervisor)
+    hypervisor.get("another").destroy()
+    assert seed not in seeds(hypervisor)
 
 
 def test_where_it_cannot_be(uri: URI) -> None:

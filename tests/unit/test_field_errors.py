@@ -9,8 +9,14 @@ from typing import Any
 
 import pytest
 
-from virtuoso_core import VM, connect, images
-from virtuoso_core.errors import HypervisorError, MacAddressInUseError, NotEnoughMemoryError, VirtuosoError
+from virtuoso_core import URI, VM, connect, images
+from virtuoso_core.errors import (
+    HypervisorError,
+    MacAddressInUseError,
+    NotEnoughMemoryError,
+    VirtuosoError,
+    VMExistsError,
+)
 from virtuoso_core.libvirt_base import starting
 from virtuoso_core.libvirt_base.errors import last_words
 from virtuoso_core.xml import DomainDocument
@@ -185,3 +191,27 @@ def test_a_hypervisor_without_a_daemon_is_not_asked_for_cards() -> None:
         vm.start(start_networks=True)
         assert hypervisor.running_cards == {}  # type: ignore[attr-defined]
         vm.destroy(force=True)
+
+
+def test_an_error_is_not_its_own_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What libvirt said is behind it, also where it was looked whether the name was taken."""
+    pytest.importorskip("libvirt")
+    from virtuoso_core.libvirt_base.vm import LibvirtVM
+    from virtuoso_core.testdriver.driver import TestHypervisor as MockHypervisor
+
+    said = ValueError("what libvirt said")
+
+    def fail(*_: object, **__: object) -> None:
+        raise HypervisorError("It failed.") from said
+
+    monkeypatch.setattr(LibvirtVM, "_define", fail)
+    with MockHypervisor.open(URI.parse("test:///default")) as hypervisor:
+        vm = hypervisor.new_vm()
+        vm.name = "new"
+        with pytest.raises(HypervisorError) as caught:
+            vm.save()
+        assert caught.value.__cause__ is said
+        vm.name = "test"
+        with pytest.raises(VMExistsError) as taken:
+            vm.save()
+        assert isinstance(taken.value.__cause__, HypervisorError)

@@ -16,6 +16,7 @@ from virtuoso_core import (
     URI,
     VM,
     ConnectionClosedError,
+    Feature,
     Hypervisor,
     InvalidNetworkError,
     InvalidOptionError,
@@ -254,12 +255,29 @@ CHANGING: dict[str, Callable[[VM], object]] = {
     "resume": lambda vm: vm.resume(),
     "destroy": lambda vm: vm.destroy(),
     "destroy by force": lambda vm: vm.destroy(force=True, delete_disk=True),
+    "autostart": lambda vm: setattr(vm, "autostart", True),
+    "suspend": lambda vm: vm.suspend(),
+    "migrate": lambda vm: vm.migrate("memory:///elsewhere"),
+    "snapshot": lambda vm: vm.snapshot("new"),
+    "revert": lambda vm: vm.revert("none"),
+    "delete snapshot": lambda vm: vm.delete_snapshot("none"),
+    "clone": lambda vm: vm.clone("twin"),
+    "run": lambda vm: vm.run(["true"]),
+    "console": lambda vm: vm.console(),
+    "resize disk": lambda vm: vm.resize_disk("/images/a", "2 GiB"),
+    "add new disk": lambda vm: vm.add_disk("/images/b", "2 GiB"),
+    "create disk": lambda vm: vm.hypervisor.create_disk("/images/b", "2 GiB"),
+    "delete disk": lambda vm: vm.hypervisor.delete_disk("/images/a"),
+    "upload": lambda vm: vm.hypervisor.upload(__file__, "/images/b"),
 }
 
 
 @pytest.mark.parametrize("action", CHANGING)
 @pytest.mark.parametrize("state", [State.STOPPED, State.RUNNING, State.PAUSED])
-def test_read_only_refuses_whatever_changes(hypervisor: MemoryHypervisor, action: str, state: State) -> None:
+def test_read_only_refuses_whatever_changes(
+    hypervisor: MemoryHypervisor, monkeypatch: pytest.MonkeyPatch, action: str, state: State
+) -> None:
+    monkeypatch.setattr(MemoryHypervisor, "features", frozenset(Feature))
     uuid = make(hypervisor, "web").uuid
     hypervisor.host.states[uuid] = state
     before = dict(hypervisor.host.specs), dict(hypervisor.host.states)
@@ -297,7 +315,10 @@ LOOKING: dict[str, Callable[[VM], object]] = {
 
 
 @pytest.mark.parametrize("action", [*CHANGING, *LOOKING])
-def test_a_closed_connection_says_so(hypervisor: MemoryHypervisor, action: str) -> None:
+def test_a_closed_connection_says_so(
+    hypervisor: MemoryHypervisor, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    monkeypatch.setattr(MemoryHypervisor, "features", frozenset(Feature))
     make(hypervisor, "web")
     vm = hypervisor.get("web")
     hypervisor.close()

@@ -42,6 +42,7 @@ def test_files_are_images_and_so_are_links_to_them(tmp_path: Path) -> None:
         (["Debian-12.qcow2"], "debian-12.qcow2", "Debian-12.qcow2"),
         (["other.iso"], "debian.qcow2", None),
         ([], "debian.qcow2", None),
+        ([], "debian.iso", None),
     ],
 )
 def test_a_missing_image_is_named_with_the_nearest(
@@ -54,7 +55,8 @@ def test_a_missing_image_is_named_with_the_nearest(
     assert str(tmp_path / asked) in caught.value.message
     assert "no such file" in caught.value.message
     if near is None:
-        assert "qemu-img create -f qcow2" in caught.value.hint
+        assert f"ls -l {tmp_path}" in caught.value.hint
+        assert ("qemu-img create -f qcow2" in caught.value.hint) != asked.endswith(".iso")
     else:
         assert f"Did you mean {tmp_path / near}?" in caught.value.hint
 

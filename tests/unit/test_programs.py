@@ -92,6 +92,16 @@ def test_exists(shell: HostShell, tmp_path: Path) -> None:
     assert shell.exists(str(path))
 
 
+def test_reading(shell: HostShell, tmp_path: Path) -> None:
+    """Byte for byte; what cannot be read is named."""
+    path = tmp_path / "a 'b' $c"
+    with pytest.raises(HypervisorError, match=r"Could not read .*a 'b' \$c on .*No such file") as caught:
+        shell.read(str(path), vm="web")
+    assert caught.value.vm == "web"
+    path.write_bytes(b"\x00\xffx\r\n")
+    assert shell.read(str(path)) == b"\x00\xffx\r\n"
+
+
 def test_paths(far: HostShell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """At the far end there is no directory of one's own."""
     monkeypatch.chdir(tmp_path)

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,8 +135,16 @@ def test_relative_paths(local: KvmHypervisor, tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("path", ["", "  ", "a\nb", None, 5])
 def test_what_is_no_path(local: KvmHypervisor, path: object) -> None:
-    with pytest.raises((InvalidValueError, TypeError)):
-        local.create_disk(path, "1 MiB")  # type: ignore[arg-type]
+    calls: dict[str, Callable[[Any], object]] = {
+        "create": lambda path: local.create_disk(path, "1 MiB"),
+        "info": local.disk_info,
+        "delete": local.delete_disk,
+        "upload": lambda path: local.upload(__file__, path),
+        "download": lambda path: local.download(path, "here"),
+    }
+    for call in calls.values():
+        with pytest.raises(InvalidValueError):
+            call(path)
 
 
 def test_nothing_is_overwritten(local: KvmHypervisor, tmp_path: Path) -> None:
@@ -166,6 +175,81 @@ def test_who_is_faster_keeps_the_path(
         acts[what]()
     assert target.read_text() == "theirs"
     assert sorted(os.listdir(tmp_path)) == ["a.img", "source"]
+
+
+@pytest.mark.parametrize("error", [NoSpaceError("full"), ImageError("x")], ids=["full", "other"])
+def test_what_failed_before_it_made_anything_deletes_nothing(
+    local: KvmHypervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Where nothing can be renamed, the file at the path is that of another program, which is sending it."""
+
+    class Direct(LocalStorage):
+        def partial(self, path: str) -> str:
+            return path
+
+        def upload(self, source: str, target: str, progress: object) -> None:
+            Path(target).write_text("theirs")
+            raise error
+
+    monkeypatch.setattr(local, "_storage", Direct)
+    with pytest.raises(type(error)):
+        local.upload(__file__, tmp_path / "a.img")
+    assert (tmp_path / "a.img").read_text() == "theirs"
+
+
+def test_a_name_that_could_not_be_given(local: KvmHypervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody else put there meanwhile stays, whatever it failed of."""
+    target = tmp_path / "a.img"
+
+    def fail(part: str, path: str) -> None:
+        target.write_text("theirs")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(images, "publish", fail)
+    with pytest.raises(KeyboardInterrupt):
+        local.create_disk(target, "1 MiB")
+    assert target.read_text() == "theirs"
+    assert os.listdir(tmp_path) == ["a.img"]
+
+
+def test_what_a_running_vm_has_open_is_not_deleted(
+    local: KvmHypervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that was plugged in for this run only stands in no configuration."""
+    path = local.create_disk(tmp_path / "a.img", "1 MiB").path
+    monkeypatch.setattr(local, "_open_images", lambda: [storage.OpenImage("web", "u-1", path, False)])
+    with pytest.raises(ImageInUseError, match="the running VM 'web' has it open"):
+        local.delete_disk(path)
+    assert os.path.exists(path)
+
+
+def test_a_block_device_is_refused_before_its_vm_goes(
+    local: KvmHypervisor, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = local.create_disk(tmp_path / "a.img", "1 MiB").path
+    vm = make("web", Path(path))
+    monkeypatch.setattr(images, "is_block_device", lambda _: True)
+    with pytest.raises(ImageError, match="is a block device"):
+        vm.destroy(delete_disk=True)
+    assert local.find("web") is not None
+
+
+def test_one_file_that_stays_does_not_keep_the_others(
+    local: KvmHypervisor, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (Path(local.create_disk(tmp_path / name, "1 MiB").path) for name in ("a.img", "b.img"))
+    vm, real = make("web", first, second), os.unlink
+
+    def unlink(path: str) -> None:
+        if path == str(first):
+            raise PermissionError(errno.EACCES, "no")
+        real(path)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with pytest.raises(ImageError, match=r"The VM 'web' was removed, and not all of its files: .*a\.img"):
+        vm.destroy(delete_disk=True)
+    assert os.listdir(tmp_path) == ["a.img"]
+    assert local.find("web") is None
 
 
 def test_no_directory(local: KvmHypervisor, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -176,7 +177,7 @@ def test_the_last_made_goes_first_and_one_that_stays_does_not_keep_the_rest(imag
     storage = MemoryStorage()
     with Stubborn(URI.parse("memory:///stubborn")) as hypervisor:
         vm = hypervisor.new_vm()
-        vm.name = "half"
+        vm.name, vm.disk_image = "half", "/a"
 
         def make_much() -> None:
             with undertaking(hypervisor, "make much") as step:
@@ -237,6 +238,58 @@ def test_done_anew_it_is_no_longer_left(images: Path, local: KvmHypervisor) -> N
     (found,) = unfinished()
     assert found.left == (f"the file {images}/b",)
     found.clean(local)
+    assert os.listdir(images) == ["a"]
+
+
+def test_a_vm_without_the_files_of_the_step_is_another_one(images: Path, local: KvmHypervisor) -> None:
+    """Killed before it made the VM: one that somebody makes later under that name is theirs."""
+    made = f"step.file({str(images / 'a')!r}); step.vm('web'); open({str(images / 'a')!r}, 'w'); reach('there')"
+    interrupted(f"with undertaking(hypervisor, 'make a VM') as step:\n    {made}\n", signal.SIGKILL)
+    vm = local.new_vm()
+    vm.name = "web"
+    vm.save()
+    (found,) = unfinished()
+    assert found.left == (f"the file {images}/a", "the VM 'web'")
+    found.clean(local)
+    assert vm.state == "stopped"
+    assert os.listdir(images) == []
+    vm.destroy()
+
+
+def test_what_a_vm_got_before_the_failure_stays(images: Path, local: KvmHypervisor) -> None:
+    def make() -> None:
+        with undertaking(local, "make") as step:
+            for name in ("a", "b"):
+                step.file(str(images / name))
+                (images / name).write_text("")
+            vm.save()
+            raise ZeroDivisionError
+
+    vm = local.new_vm()
+    vm.name, vm.disk_image = "user", str(images / "a")
+    vm.set("disk_format", "raw")
+    with pytest.raises(ZeroDivisionError):
+        make()
+    assert os.listdir(images) == ["a"]
+    vm.destroy()
+
+
+def test_another_machine_with_this_home(images: Path, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths and VMs of the same names there are others."""
+    interrupted(step_code(images), signal.SIGKILL)
+    here = os.uname()
+    assert len(unfinished()) == 1
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "elsewhere", *here[2:])))
+    assert unfinished() == []
+    assert len(os.listdir(notes)) == 1
+
+
+def test_a_home_that_is_full(images: Path, local: KvmHypervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps no step from being done."""
+    with undertaking(local, "make") as step:
+        monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        step.file(str(images / "a"))
+        (images / "a").write_text("made")
     assert os.listdir(images) == ["a"]
 
 

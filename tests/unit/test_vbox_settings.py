@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from virtuoso_core.errors import UnsupportedError
 from virtuoso_core.facts import VMSummary
 from virtuoso_core.spec import Network, State, VMSpec
-from virtuoso_core.words import WordOption
+from virtuoso_core.words import DISK, DRIVE, WordOption
 from virtuoso_vbox.settings import (
     INACCESSIBLE,
     KINDS,
@@ -16,17 +18,17 @@ from virtuoso_vbox.settings import (
     cards,
     commands,
     configuration,
-    disks,
     flags_of,
-    is_chain,
+    free_places,
+    kept,
     listed,
-    main_place,
     ostypes,
     parse_info,
+    plugged,
     read_spec,
-    snapshots,
     state_of,
     summaries,
+    to_merge,
     write_spec,
 )
 
@@ -84,16 +86,23 @@ def test_what_changes_by_itself_is_no_configuration() -> None:
     assert "memory=1024" in configuration(INFO)
 
 
-def test_disks_and_places() -> None:
-    """A CD and a floppy are no disks; the free place is on SATA."""
+def test_what_is_plugged_in() -> None:
+    """A floppy is neither a disk nor a CD; a drive may be empty."""
     info = parse_info(INFO)
-    assert disks(info) == {"SATA-1-0": "C:\\vm\\disk.vdi"}
-    assert main_place(info) == "SATA-1-0"
-    assert main_place(info | {"SATA-1-0": "none"}) == "SATA-0-0"
-    assert (
-        main_place(info | {"SATA-1-0": "/cd.iso", "SATA-IsEjected-1-0": "off", "SATA-0-0": "emptydrive"}) == "IDE-0-1"
-    )
-    assert main_place({}) == "SATA-0-0"
+    assert plugged(info) == {"IDE-0-0": (DRIVE, "/vm/cd.iso"), "SATA-1-0": (DISK, "C:\\vm\\disk.vdi")}
+    assert plugged(info | {"IDE-0-0": "emptydrive"})["IDE-0-0"] == (DRIVE, "")
+
+
+def test_free_places() -> None:
+    """SATA first, and after the main disk; ports that are not open yet count, and the controller that is not there."""
+    info = parse_info(INFO)
+    assert free_places(info)[:2] == ["SATA-2-0", "SATA-3-0"]
+    assert "SATA-0-0" not in free_places(info)
+    assert free_places(info | {"SATA-1-0": "none"})[:2] == ["SATA-0-0", "SATA-1-0"]
+    assert "IDE-0-1" in free_places(info | {"SATA-1-0": "none"})
+    ide = {key: word for key, word in info.items() if "SATA" not in (word, key[:4])}
+    assert free_places(ide)[:2] == ["IDE-0-1", "SATA-0-0"]
+    assert free_places({})[0] == "SATA-0-0"
 
 
 def test_cards() -> None:
@@ -151,8 +160,8 @@ def test_commands_say_only_what_differs() -> None:
     before = parse_info(INFO)
     after = before | {"memory": "2048", "nic1": "none", "defaultfrontend": "headless"}
     after |= {"SATA-1-0": "none", "SATA-0-0": "/vm/new.vdi"}
-    assert commands("UUID", before, flags_of(before), dict(disks(before))) == []
-    out, back, words = commands("UUID", after, flags_of(before), dict(disks(before)))
+    assert commands("UUID", before, flags_of(before), plugged(before)) == []
+    out, back, words = commands("UUID", after, flags_of(before), plugged(before))
     assert out[5:] == ["0", "--device", "0", "--medium", "none"]
     assert back[5:] == ["1", "--device", "0", "--type", "hdd", "--medium", "C:\\vm\\disk.vdi"]
     assert words[2:] == ["--defaultfrontend", "default", "--memory", "1024", "--nic1", "nat"]
@@ -160,19 +169,54 @@ def test_commands_say_only_what_differs() -> None:
 
 def test_a_controller_is_made_where_there_is_none() -> None:
     """For the first disk."""
-    controller, disk = commands("UUID", {}, {}, {"SATA-0-0": "/vm/new.vdi"})
+    controller, disk = commands("UUID", {}, {}, {"SATA-0-0": (DISK, "/vm/new.vdi")})
     assert controller == ["storagectl", "UUID", "--name", "SATA", "--add", "sata"]
     assert disk[:4] == ["storageattach", "UUID", "--storagectl", "SATA"]
 
 
+def test_a_port_is_opened_where_there_is_none() -> None:
+    """VirtualBox's own windows make controllers with as many as they need."""
+    ports, drive = commands("UUID", info := parse_info(INFO), {}, {**plugged(info), "SATA-2-0": (DRIVE, "")})
+    assert ports == ["storagectl", "UUID", "--name", "SATA", "--portcount", "30"]
+    assert drive[4:] == ["--port", "2", "--device", "0", "--type", "dvddrive", "--medium", "emptydrive"]
+
+
+def test_the_order_in_which_all_snapshots_can_be_dropped() -> None:
+    """What the machine does not go on from, leaves first; then the others, of which each has one successor."""
+    chain = {"SnapshotUUID": "a", "SnapshotUUID-1": "b", "CurrentSnapshotNode": "SnapshotName-1"}
+    assert to_merge(chain) == ["a", "b"]
+    assert to_merge(chain | {"CurrentSnapshotNode": "SnapshotName"}) == ["b", "a"]
+    forked = chain | {"SnapshotUUID-2": "c", "SnapshotUUID-2-1": "d", "SnapshotUUID-12": "e"}
+    assert to_merge(forked) == ["e", "d", "c", "a", "b"]
+    assert to_merge({"CurrentSnapshotUUID": "a"}) == []
+
+
+SETTINGS = b"""<?xml version="1.0"?>
+<!-- a comment -->
+<VirtualBox xmlns="http://www.virtualbox.org/" version="1.19-linux">
+  <Machine uuid="{m}" name="x" currentSnapshot="{b}">
+    <Snapshot uuid="{a}" name="&quot;a&quot;" timeStamp="2026-11-22T21:46:21Z" stateFile="Snapshots/x.sav">
+      <Description>two
+lines</Description>
+      <Snapshots>
+        <Snapshot uuid="{b}" name="b" timeStamp="2026-11-22T21:46:25Z"/>
+        <Snapshot uuid="{c}" name="b" timeStamp="2026-11-22T21:46:23Z"/>
+      </Snapshots>
+    </Snapshot>
+  </Machine>
+</VirtualBox>
+"""
+
+
 def test_snapshots() -> None:
-    """A chain, a branch, and a machine that was put back to an older one."""
-    chain = {"SnapshotUUID": "a", "SnapshotUUID-1": "b", "CurrentSnapshotUUID": "b"}
-    assert snapshots(chain) == ["a", "b"]
-    assert is_chain(chain)
-    assert not is_chain(chain | {"SnapshotUUID-2": "c"})
-    assert not is_chain(chain | {"CurrentSnapshotUUID": "a"})
-    assert snapshots({"CurrentSnapshotUUID": "a"}) == []
+    """The oldest first; a name that was there already is told apart by the UUID."""
+    found = kept(SETTINGS)
+    assert {name: uuid for name, (uuid, _) in found.items()} == {'"a"': "a", "c": "c", "b": "b"}
+    a, c, b = (snapshot for _, snapshot in found.values())
+    assert (a.state, a.description, a.parent, a.current) == (State.RUNNING, "two\nlines", None, False)
+    assert (b.state, b.parent, b.current, c.parent, c.current) == (State.STOPPED, '"a"', True, '"a"', False)
+    assert a.created == datetime(2026, 11, 22, 21, 46, 21, tzinfo=UTC)
+    assert kept(b"<VirtualBox><Machine/></VirtualBox>") == {}
 
 
 def test_states() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtuoso_core.errors import HypervisorError, VMNotFoundError
@@ -22,6 +22,7 @@ def is_ours(line: bytes) -> bool:
     return line.partition(b"=")[0].strip(b" \t").lower().decode(errors="replace") in KEYS
 
 
+@settings(deadline=None)
 @given(st.lists(LINES), st.sampled_from([b"\n", b"\r\n"]), st.integers(1, 10**6), st.booleans())
 def test_only_the_keys_lines_change(lines: list[bytes], end: bytes, memory: int, ended: bool) -> None:
     lines = [line for line in lines if not is_ours(line)]
@@ -35,6 +36,7 @@ def test_only_the_keys_lines_change(lines: list[bytes], end: bytes, memory: int,
     assert changed.changed({"memsize": "256"}).data == data
 
 
+@settings(deadline=None)
 @given(st.lists(LINES), st.sampled_from([b"\n", b"\r\n"]))
 def test_a_new_line_goes_to_the_end_and_leaves_no_trace(lines: list[bytes], end: bytes) -> None:
     data = b"".join(line + end for line in lines if not is_ours(line))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from virtuoso_core.errors import InvalidNetworkError, InvalidOptionError, UnsupportedError
-from virtuoso_core.spec import Network
-from virtuoso_core.words import WordOption, arrange, check_listed, complete
+from virtuoso_core.spec import Network, VMSpec
+from virtuoso_core.words import DISK, DRIVE, WordOption, arrange, arrange_media, check_listed, complete, read_media
 
 # Options.
 
@@ -165,3 +165,50 @@ def test_no_slot_is_left() -> None:
         arrange(
             _slots(1, 2, 3, 4, 5, 6, 7, 8), [_net(number) for number in range(1, 10)], range(1, 9), ", or buy slots"
         )
+
+
+# Disks.
+
+A, B, C = (DISK, "/a"), (DISK, "/b"), (DISK, "/c")
+CD, SEED, NONE = (DRIVE, "/x.iso"), (DRIVE, "/s.cloud-init.iso"), (DRIVE, "")
+
+
+def _media(there: dict[str, tuple[str, str]], changed: str = "", free: str = "789", **fields: Any) -> dict[str, Any]:
+    spec = VMSpec("a", 1024, 1, **(read_media(there) | fields))
+    return arrange_media(there, spec, {*fields, changed}, free)
+
+
+@pytest.mark.parametrize(
+    ("there", "fields", "after"),
+    [
+        ({}, {"disk_image": "/a"}, {"7": A}),
+        ({}, {"disk_image": "/a", "more_disks": ("/b",), "cdrom": "/x.iso"}, {"7": A, "8": B, "9": CD}),
+        ({"1": A, "2": B, "3": CD}, {"disk_image": "/c"}, {"1": C, "2": B, "3": CD}),
+        ({"1": A, "2": B}, {"disk_image": None, "more_disks": ()}, {}),
+        ({"1": A, "2": B, "3": C}, {"more_disks": ("/c",)}, {"1": A, "3": C}),
+        ({"1": A, "2": B}, {"more_disks": ("/c", "/b")}, {"1": A, "7": C, "2": B}),
+        ({"1": A, "2": CD}, {"cdrom": None}, {"1": A, "2": NONE}),
+        ({"1": NONE, "2": SEED}, {"cdrom": "/x.iso"}, {"1": CD, "2": SEED}),
+        ({"1": NONE, "2": CD}, {"cdrom": None}, {"1": NONE, "2": NONE}),
+        ({"1": CD}, {"seed": SEED[1]}, {"1": CD, "7": SEED}),
+        ({"1": SEED}, {"seed": "/t.cloud-init.iso", "cdrom": "/x.iso"}, {"1": (DRIVE, "/t.cloud-init.iso"), "7": CD}),
+        ({}, {"cdrom": None, "seed": None}, {}),
+        ({"1": A, "2": CD}, {}, {"1": A, "2": CD}),
+    ],
+)
+def test_arranging_disks(there: dict[str, Any], fields: dict[str, Any], after: dict[str, Any]) -> None:
+    """What stays keeps its place; what is read back is what was wanted."""
+    before = dict(there)
+    arranged = _media(there, **fields)
+    assert arranged == after
+    assert there == before
+    ordered = dict(sorted(arranged.items()))
+    assert {name: read_media(ordered)[name] for name in fields} == {
+        name: tuple(sorted(value)) if name == "more_disks" else value for name, value in fields.items()
+    }
+
+
+def test_no_place_is_left() -> None:
+    """It is said, for which file."""
+    with pytest.raises(UnsupportedError, match="no place left to plug in /c"):
+        _media({"1": A}, more_disks=("/b", "/c"), free="7")

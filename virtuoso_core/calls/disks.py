@@ -7,14 +7,14 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .. import cloud_init, storage
-from ..cloud_init import CloudInit
-from ..errors import ImageNotFoundError, InvalidStateError, InvalidValueError, VirtuosoError
+from ..errors import ImageNotFoundError, InvalidStateError, InvalidValueError
 from ..spec import Feature, State, VMSpec
-from ..unfinished import undertaking
 from .base import VMBase
+
+if TYPE_CHECKING:
+    from ..cloud_init import CloudInit
 
 Path = str | os.PathLike[str]
 
@@ -123,6 +123,8 @@ class DiskCalls(VMBase):
         """
         self._hypervisor._require(Feature.CREATE_DISK, "resize disk images")
         self._require_saved("has no disk to resize", writing="resize a disk of")
+        from .. import storage
+
         return storage.resize(self, path, size, shrink)
 
     @property
@@ -139,9 +141,11 @@ class DiskCalls(VMBase):
 
     @cdrom.setter
     def cdrom(self, value: Path | None) -> None:
+        from ..cloud_init import SUFFIX
+
         self._hypervisor._require(Feature.CDROM, "give VMs a CD-ROM")
         path = None if value is None else self._image(value, "the path of an ISO file")
-        if path is not None and path.endswith(cloud_init.SUFFIX):
+        if path is not None and path.endswith(SUFFIX):
             raise InvalidValueError(
                 f"{path} has the name of a disc that vm.cloud_init() makes, which is deleted with its VM.",
                 hint="Give the file another name.",
@@ -184,9 +188,11 @@ class DiskCalls(VMBase):
             >>> vm.name, vm.disk_image = "web", "/images/web.qcow2"
             >>> vm.cloud_init(user="me", password="secret", packages=["nginx"], user_data={"timezone": "UTC"})
         """
+        from ..cloud_init import SUFFIX, CloudInit
+
         self._hypervisor._require(Feature.CLOUD_INIT, "give guests what cloud-init reads")
         content = CloudInit.make(user, ssh_key, password, hostname, packages, user_data)
-        name = f"{os.urandom(4).hex()}{cloud_init.SUFFIX}"
+        name = f"{os.urandom(4).hex()}{SUFFIX}"
         self._edit(seed=name)
         self._seed = _Seed(content, name)
 
@@ -204,6 +210,9 @@ class DiskCalls(VMBase):
         if seed is None or draft.seed != seed.path:  # a reload() dropped it
             yield draft
             return
+        from .. import storage
+        from ..unfinished import undertaking
+
         old = None if self._new or self._baseline is None else self._baseline.seed
         if old is not None and self._get_state() is State.SUSPENDED:
             raise InvalidStateError(
@@ -214,6 +223,12 @@ class DiskCalls(VMBase):
         if not draft.name:
             yield draft  # the save says what is wrong
             return
+        if old is not None and Feature.SNAPSHOT in self._hypervisor.features and any(True for _ in self._snapshots()):
+            raise InvalidStateError(
+                f"The VM {self._title} has snapshots: to go back to them takes what cloud-init read before, in {old}.",
+                hint="Drop them first: vm.delete_snapshot(name).",
+                **self._where,
+            )
         path = self._seed_path(draft, seed.path)
         self._edit(seed=path)
         data = seed.content.seed(draft.name)
@@ -222,12 +237,7 @@ class DiskCalls(VMBase):
                 step.file(path)
                 with self._hypervisor._storage() as store:
                     store.write(path, data)
-                try:
-                    yield self._current()
-                except BaseException:
-                    if self._is_in_use(path, draft.name):
-                        step.keep(path)  # interrupted after the hypervisor had taken it
-                    raise
+                yield self._current()
                 step.keep(path)
         except BaseException:
             if self._draft is not None and self._draft.seed == path:
@@ -235,8 +245,7 @@ class DiskCalls(VMBase):
             raise
         self._seed = None
         if old is not None:
-            with self._hypervisor._storage() as store:
-                store.delete(old)
+            storage.delete_seed(self._hypervisor, old, self._uuid)
 
     def _seed_path(self, draft: VMSpec, name: str) -> str:
         disk = draft.disk_image
@@ -249,10 +258,3 @@ class DiskCalls(VMBase):
         if not folder:  # a datastore's own: "[one] web.vmdk"
             return f"{disk[: disk.index(']') + 1]} {draft.name}-{name}"
         return posixpath.join(folder, f"{draft.name}-{name}")
-
-    def _is_in_use(self, path: str, name: str) -> bool:
-        try:
-            found = self._hypervisor.find(name)
-            return found is not None and found._read().seed == path
-        except VirtuosoError:
-            return False

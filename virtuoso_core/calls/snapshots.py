@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Self
 
 from ..backend import name_taken
-from ..clones import make_clone
 from ..errors import (
     HypervisorError,
     InvalidStateError,
@@ -105,7 +103,7 @@ class SnapshotCalls(VMBase):
         if any(each.name == name for each in self._snapshots()):
             raise SnapshotExistsError(
                 f"The VM {self._title} has a snapshot {name!r} already.",
-                hint="Choose another name, or drop that one: vm.delete_snapshot(name)",
+                hint=f"Choose another name, or drop that one: vm.delete_snapshot({name!r})",
                 **self._where,
             )
         self._take_snapshot(name, description)
@@ -176,6 +174,8 @@ class SnapshotCalls(VMBase):
         for each in found:
             if each.name == name:
                 return each
+        import difflib
+
         names = [each.name for each in found]
         near = difflib.get_close_matches(str(name), names, n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
@@ -223,4 +223,6 @@ class SnapshotCalls(VMBase):
         if name == self._known_name:
             raise name_taken(name, self)
         self._check_name_free(name)
+        from ..clones import make_clone
+
         return make_clone(self, name, linked=linked, progress=progress)

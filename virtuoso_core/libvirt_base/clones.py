@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING
 
+from .. import storage
 from ..errors import ImageError, UnsupportedError
 from ..spec import Feature, VMSpec
 from ..unfinished import Undertaking
@@ -71,12 +72,12 @@ class CloneActs(LibvirtDomain):
         store = self._hypervisor._storage() if Feature.CREATE_DISK in self._hypervisor.features else None
         if store is not None and store.exists(old) and not store.exists(new):
             try:
-                step.file(new)
-                store.copy(old, new, None, format=element.get("format", "raw"))
+                kind = element.get("format", "raw")
+                storage.make(store, step, new, lambda path: store.copy(old, path, None, format=kind))
                 document.set_text(element, new)
                 return
             except ImageError:
-                step.keep(new)  # nothing was made: only the hypervisor may read them, and they start anew
+                pass  # nothing was made: only the hypervisor may read them, and they start anew
         document.set_text(element, "")
         if not element.attrib:
             document.remove(element)

@@ -27,7 +27,7 @@ from ..facts import Stats, VMSummary
 from ..hypervisor import Credentials, Hypervisor
 from ..local_storage import LocalStorage
 from ..spec import BASIC, Feature, Network, State, VMSpec
-from ..storage import Storage
+from ..storage import OpenImage, Storage
 from ..uri import URI
 from ..vm import VM
 from ..xml import Disk, Document, DomainDocument, Interface
@@ -247,6 +247,25 @@ class LibvirtHypervisor(Hypervisor):
             taken = self.options.get("disk_format", DISK_FORMAT).choices
             self._images = LocalStorage(taken) if self.local else VolumeStorage(self, taken)
         return self._images
+
+    def _open_images(self) -> Iterable[OpenImage]:
+        if not self.bulk_stats:
+            return
+        binding = libvirt()
+        flags = binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+        running = self.connection.call(
+            "look at what runs",
+            self.connection.native.getAllDomainStats,
+            binding.VIR_DOMAIN_STATS_BLOCK,
+            flags | binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING,
+        )
+        for domain, stats in running:
+            tops: set[str] = set()
+            for number in range(stats.get("block.count", 0)):
+                disk, path = stats.get(f"block.{number}.name", ""), stats.get(f"block.{number}.path")
+                if path is not None:
+                    yield OpenImage(domain.name(), domain.UUIDString(), path, disk in tops)
+                tops.add(disk)  # each disk, then what it is based on
 
     def _image_path(self, text: str) -> str:
         return os.path.abspath(os.path.expanduser(text)) if self.local else text

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from ..errors import VirtuosoError
+from ..waiting import Wait
 from ..xml import Disk, DomainDocument
 from .binding import libvirt
 from .domain import LibvirtDomain
@@ -24,16 +24,19 @@ _log = logging.getLogger(__name__)
 class LiveDisks(LibvirtDomain):
     """What a change of disks means to a VM that runs."""
 
-    def _apply_live_disks(self, document: DomainDocument, changed: frozenset[str]) -> frozenset[str]:
+    def _apply_live_disks(
+        self, document: DomainDocument, changed: frozenset[str], *, before: DomainDocument
+    ) -> frozenset[str]:
         """Give the running VM the disks that its definition, written just now, says; return what is in force.
 
+        What the definition did not have before either, somebody plugged in for this run only: that stays.
         What cannot be done now waits for the next start, whatever the reason: the definition is written.
         """
         applied = set()
         for name in changed & {"cdrom", "seed", "more_disks"}:
             try:
                 if name == "more_disks":
-                    done = self._plug(document)
+                    done = self._plug(document, before)
                 else:
                     done = self._change_disc(getattr(document, name), getattr(self._live(), name))
             except VirtuosoError as error:
@@ -60,11 +63,11 @@ class LiveDisks(LibvirtDomain):
             self._call("change the disc of", self._domain.updateDeviceFlags, _text(live.element), _live_only())
         return True
 
-    def _plug(self, document: DomainDocument) -> bool:
+    def _plug(self, document: DomainDocument, before: DomainDocument) -> bool:
         """Plug in and out what makes the difference; whether none is left."""
-        live = self._live()
         wanted = {disk.path for disk in document.further_disks}
-        surplus = [disk for disk in live.further_disks if disk.path not in wanted]
+        unwanted = {disk.path for disk in before.further_disks} - wanted
+        surplus = [disk for disk in self._live().further_disks if disk.path in unwanted]
         for disk in surplus:
             self._call("unplug a disk of", self._domain.detachDeviceFlags, _text(disk.element), _live_only())
         self._wait_until_gone({disk.path for disk in surplus})
@@ -75,12 +78,13 @@ class LiveDisks(LibvirtDomain):
                 for place in [*element.findall("address"), *element.findall("alias")]:
                     element.remove(place)  # the running VM may have something else there
                 self._call("plug a disk into", self._domain.attachDeviceFlags, _text(element), _live_only())
-        return {disk.path for disk in self._live().further_disks} == wanted
+        now = {disk.path for disk in self._live().further_disks}
+        return wanted <= now and now.isdisjoint(unwanted)
 
     def _wait_until_gone(self, paths: set[str | None]) -> None:
-        end = time.monotonic() + _PATIENCE
-        while paths & {disk.path for disk in self._live().disks} and time.monotonic() < end:
-            time.sleep(0.2)
+        wait = Wait(_PATIENCE, longest=0.2)
+        while paths & {disk.path for disk in self._live().disks} and wait.pause():
+            pass
 
 
 def _live_only() -> int:

@@ -8,8 +8,10 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .. import storage
 from ..backend import name_taken
 from ..errors import HypervisorError, ImageExistsError, InvalidStateError, VirtuosoError, VMNotFoundError
 from ..facts import Progress
@@ -211,7 +213,7 @@ def _is_same_folder(source: LibvirtHypervisor, target: LibvirtHypervisor, folder
             source._storage() as here,
             target._storage() as there,
         ):
-            step.file(marker)
+            step.part(marker)
             here.write(marker, b"")
             try:
                 return there.exists(marker)
@@ -239,22 +241,25 @@ def _move_with_disks(
         with undertaking(target, f"move the VM {vm.name!r} from {vm.hypervisor.uri}") as step:
             for path in read:
                 if not there.exists(path):
-                    step.file(path)
-                    _send(vm, there, path)
+                    storage.make(there, step, path, partial(_send, vm, there, path))
             for disk in written:
                 path = disk.path or ""
                 size, _, _ = vm._call("look at the disks of", vm._domain.blockInfo, disk.target)
-                step.file(path)
-                there.create(path, size, disk.format or "raw", None)
+                make = partial(_create, there, size, disk.format or "raw")
+                storage.make(there, step, path, make)
             return _move(vm, target, copy=True, progress=progress)
 
 
-def _send(vm: LibvirtDomain, there: Storage, path: str) -> None:
+def _create(there: Storage, size: int, format: str, path: str) -> None:
+    there.create(path, size, format, None)
+
+
+def _send(vm: LibvirtDomain, there: Storage, path: str, target: str) -> None:
     """A file that is only read, by way of this machine."""
     with tempfile.TemporaryDirectory(prefix="virtuoso-") as folder, vm._hypervisor._storage() as here:
         file = os.path.join(folder, "file")
         here.download(path, file, None)
-        there.upload(file, path, None)
+        there.upload(file, target, None)
 
 
 # The move.

@@ -6,7 +6,7 @@ import os
 import shlex
 import stat
 from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import images
 from ..backend import name_taken
@@ -18,7 +18,6 @@ from ..errors import (
     InvalidValueError,
     UnsupportedError,
     VirtuosoError,
-    VMExistsError,
     VMNotFoundError,
 )
 from ..spec import Feature, SaveResult, State, VMSpec
@@ -34,15 +33,14 @@ from .running import RunningActs
 from .snapshots import SnapshotActs
 from .starting import StartActs, stopped_by_a_disk
 
-if TYPE_CHECKING:
-    pass
-
 
 class LibvirtVM(GuestActs, RunningActs, LiveDisks, SnapshotActs, CloneActs, StartActs, LibvirtDomain):
     """A VM whose configuration is a domain document."""
 
     _in_force: frozenset[str] = frozenset()
     """What of the last change was made to the running VM too."""
+    _written: DomainDocument | None = None
+    """What that change made of the definition."""
 
     # Configuration.
 
@@ -60,7 +58,8 @@ class LibvirtVM(GuestActs, RunningActs, LiveDisks, SnapshotActs, CloneActs, Star
         try:
             self._domain = self._define(document, validate=True)
         except VirtuosoError as error:
-            raise self._taken(spec.name) or error from error
+            self._check_taken(spec.name, error)
+            raise
         uuid: str = self._domain.UUIDString()
         return uuid
 
@@ -69,16 +68,14 @@ class LibvirtVM(GuestActs, RunningActs, LiveDisks, SnapshotActs, CloneActs, Star
         self._hypervisor.patch(document, spec, spec.changed_from(self._hypervisor.read_spec(document)))
         return document
 
-    def _taken(self, name: str) -> VMExistsError | None:
-        """libvirt has no code of its own for a name that is taken: look."""
-        hypervisor = self._hypervisor
+    def _check_taken(self, name: str, error: VirtuosoError) -> None:
+        """libvirt has no code of its own for a name that is taken: look, and raise VMExistsError then."""
         try:
-            other = hypervisor._find_vm(name)
+            other = self._hypervisor._find_vm(name)
         except VirtuosoError:
-            return None
-        if other.name != name or other.uuid == self._uuid:
-            return None
-        return name_taken(name, other)
+            return
+        if other.name == name and other.uuid != self._uuid:
+            raise name_taken(name, other) from error
 
     def _define(self, document: DomainDocument, *, validate: bool) -> Any:
         native = self._hypervisor.connection.native
@@ -109,7 +106,9 @@ class LibvirtVM(GuestActs, RunningActs, LiveDisks, SnapshotActs, CloneActs, Star
             self._rename(self._new_name, undo=bool(rest))
         if not running:
             return SaveResult.NEXT_START if waits else SaveResult.APPLIED
-        self._in_force = self._apply_live(patched, rest) | self._apply_live_disks(patched, rest)
+        self._written = patched
+        self._in_force = self._apply_live(patched, rest)
+        self._in_force |= self._apply_live_disks(patched, rest, before=self._before)
         return SaveResult.APPLIED if self._in_force >= changed else SaveResult.NEXT_START
 
     def _redefine(self, document: DomainDocument) -> None:
@@ -129,7 +128,8 @@ class LibvirtVM(GuestActs, RunningActs, LiveDisks, SnapshotActs, CloneActs, Star
         try:
             return str(self._define_as_taken(document).UUIDString())
         except VirtuosoError as error:
-            raise self._taken(spec.name) or error from error
+            self._check_taken(spec.name, error)
+            raise
 
     def _rename(self, name: str, *, undo: bool) -> None:
         try:
@@ -138,7 +138,8 @@ class LibvirtVM(GuestActs, RunningActs, LiveDisks, SnapshotActs, CloneActs, Star
             if undo:
                 self._new_name = None
                 self._undo_update()
-            raise self._taken(name) or error from error
+            self._check_taken(name, error)
+            raise
         self._known_name = name
 
     def _undo_update(self) -> None:
@@ -150,7 +151,7 @@ class LibvirtVM(GuestActs, RunningActs, LiveDisks, SnapshotActs, CloneActs, Star
         self._domain = self._define(self._before, validate=False)
         if self._in_force:
             self._apply_live(self._before, self._in_force)
-            self._apply_live_disks(self._before, self._in_force)
+            self._apply_live_disks(self._before, self._in_force, before=self._written or self._before)
 
     def _render(self, spec: VMSpec, changed: frozenset[str]) -> str:
         if self._new:
@@ -301,7 +302,7 @@ class LibvirtVM(GuestActs, RunningActs, LiveDisks, SnapshotActs, CloneActs, Star
         store = hypervisor._storage() if Feature.CREATE_DISK in hypervisor.features else None
         same: Callable[[str], Hashable] = str if store is None else store.identity
         mine = {same(path): path for path in sorted(paths)}
-        if hypervisor.bulk_stats and mine:
+        if mine:
             self._check_running(mine, same)
         if store is None or not hypervisor.local:
             return
@@ -317,30 +318,15 @@ class LibvirtVM(GuestActs, RunningActs, LiveDisks, SnapshotActs, CloneActs, Star
                     )
 
     def _check_running(self, mine: Mapping[Hashable, str], same: Callable[[str], Hashable]) -> None:
-        binding, native = libvirt(), self._hypervisor.connection.native
-        flags = binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-        running = self._call(
-            "look at what runs beside",
-            native.getAllDomainStats,
-            binding.VIR_DOMAIN_STATS_BLOCK,
-            flags | binding.VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING,
-        )
-        for domain, stats in running:
-            if domain.UUIDString() == self._uuid:
-                continue
-            tops: set[str] = set()
-            for number in range(stats.get("block.count", 0)):
-                name, path = stats.get(f"block.{number}.name", ""), stats.get(f"block.{number}.path")
-                first, tops = name not in tops, tops | {name}  # each disk, then what it is based on
-                taken = None if path is None else mine.get(same(path))
-                if taken is not None:
-                    use = "in use by" if first else "the base of a disk of"
-                    raise ImageInUseError(
-                        f"The VM {self.name!r} cannot start: its disk {taken} is {use} the running VM "
-                        f"{domain.name()!r}.",
-                        hint=f"Stop {domain.name()!r} first, or give this VM a disk of its own.",
-                        **self._where,
-                    )
+        for image in self._hypervisor._open_images():
+            taken = mine.get(same(image.path))
+            if taken is not None and image.uuid != self._uuid:
+                use = "the base of a disk of" if image.is_base else "in use by"
+                raise ImageInUseError(
+                    f"The VM {self.name!r} cannot start: its disk {taken} is {use} the running VM {image.vm!r}.",
+                    hint=f"Stop {image.vm!r} first, or give this VM a disk of its own.",
+                    **self._where,
+                )
 
     # Its disk images.
 

@@ -19,6 +19,7 @@ from ..errors import (
     ConnectionLostError,
     HypervisorError,
     ImageError,
+    ImageExistsError,
     ImageFormatError,
     ImageNotFoundError,
     InvalidStateError,
@@ -30,6 +31,7 @@ from ..errors import (
 from ..facts import DiskInfo, Progress
 from ..spec import format_size
 from ..storage import Storage
+from ..waiting import Wait
 from ..xml import Document
 from .binding import libvirt
 from .errors import is_code
@@ -191,6 +193,8 @@ class VolumeStorage(Storage):
                 work.wait(None)  # the host cannot be told to stop: what it makes is deleted when it has ended
                 if work.error is None:
                     self.delete(target)
+                elif isinstance(work.error, ImageExistsError):
+                    raise work.error from None  # what is there is not ours
                 raise
             if work.error is not None:
                 raise work.error
@@ -321,9 +325,13 @@ class VolumeStorage(Storage):
         """The volume is deleted again when the block fails."""
         try:
             yield
-        except BaseException:
-            with contextlib.suppress(VirtuosoError):  # where the connection broke: the step's note tells of it
+        except BaseException as error:
+            try:
                 self._delete(pool, volume, path)
+            except ConnectionLostError:
+                pass  # the step undoes it by another connection
+            except VirtuosoError as another:
+                error.add_note(f"Nor could what was half made be removed: {another}")
             raise
 
     def _check_space(self, pool: Any, doing: str, path: str, size: int, file: IO[bytes]) -> None:
@@ -450,15 +458,14 @@ class VolumeStorage(Storage):
                             self._end(pool.native)
 
     def _end(self, native: Any) -> None:
-        end = time.monotonic() + 5
+        wait = Wait(5, first=0.1, longest=0.1)
         while True:
             try:
                 self._call("end a storage pool", native.destroy)
                 return
             except (HypervisorError, InvalidStateError):
-                if not self._call("end a storage pool", native.isActive) or time.monotonic() > end:
+                if not self._call("end a storage pool", native.isActive) or not wait.pause():
                     return  # another program ended it, or has work in it and will
-            time.sleep(0.1)
 
     def _acquire(self, directory: str) -> _Pool | None:
         """Find the directory's pool, start it, or make one."""
@@ -514,19 +521,14 @@ class VolumeStorage(Storage):
 
     def _patiently(self, pool: Any, code: str, act: Callable[[], object]) -> None:
         """A pool or volume in which another thing is going on refuses, with that code, for a while."""
-        end = time.monotonic() + _PATIENCE
+        wait = Wait(_PATIENCE, first=0.1, longest=0.1)
         while True:
             try:
                 act()
                 return
             except (HypervisorError, InvalidStateError) as error:
-                if (
-                    not is_code(error, code)
-                    or time.monotonic() > end
-                    or not self._call("look at a pool", pool.isActive)
-                ):
+                if not is_code(error, code) or not self._call("look at a pool", pool.isActive) or not wait.pause():
                     raise
-            time.sleep(0.1)
 
     def _call(self, doing: str, function: Callable[..., Any], *args: Any, path: str = "") -> Any:
         try:

@@ -132,22 +132,27 @@ class DisksGroup(SuiteBase):
         vm.save()
         assert connection.get(vm.uuid).spec == before
 
+    @pytest.fixture
+    def discs(self, disk_image: str, further_image: str) -> tuple[str, str]:
+        """Two images for a CD-ROM drive. Override it where a drive does not take any file."""
+        return further_image, disk_image
+
     def test_cdrom(
-        self, connection: Hypervisor, make: MakeVM, disk_image: str, further_image: str, proved: Proved
+        self, connection: Hypervisor, make: MakeVM, disk_image: str, discs: tuple[str, str], proved: Proved
     ) -> None:
         """In a new VM; taken out, and another put in."""
         vm = make(save=False, disk_image=disk_image)
         if Feature.CDROM not in connection.features:
             with pytest.raises(UnsupportedError):
-                vm.cdrom = further_image
+                vm.cdrom = discs[0]
             return
-        vm.cdrom = further_image
+        vm.cdrom = discs[0]
         vm.save()
         found = connection.get(vm.uuid)
         assert (found.cdrom, found.disks) == (vm.cdrom, (disk_image,))
         proved("feature:cdrom")
         self.need(connection, "cdrom")
-        for disc in (None, further_image, disk_image):
+        for disc in (None, *discs):
             vm.cdrom = disc
             vm.save()
             assert connection.get(vm.uuid).cdrom == disc

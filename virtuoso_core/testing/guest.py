@@ -75,7 +75,7 @@ class GuestGroup(SuiteBase):
         if Feature.ADDRESSES not in connection.features:
             pytest.skip(f"{connection.name} declares that it cannot tell addresses")
         vm = make(disk_image=disk_image)
-        vm.start()
+        self.start(vm)
         if not vm.networks:
             with pytest.raises(InvalidStateError, match="no network card"):
                 vm.wait_for_address(60)
@@ -85,7 +85,7 @@ class GuestGroup(SuiteBase):
         self.add_network(other, "nat")
         other.save()
         vm.stop(timeout=0)
-        other.start()
+        self.start(other)
         start = time.monotonic()
         with pytest.raises(AddressTimeoutError) as caught:
             other.wait_for_address(timeout=0.3)

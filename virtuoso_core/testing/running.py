@@ -29,7 +29,7 @@ class RunningGroup(SuiteBase):
         if "max_cpus" in connection.options:
             vm.set("max_cpus", 2)
             vm.save()
-        vm.start()
+        self.start(vm)
         vm.cpus = 2
         if Feature.LIVE not in connection.features:
             try:
@@ -51,7 +51,7 @@ class RunningGroup(SuiteBase):
         if Feature.LIVE not in connection.features:
             pytest.skip(f"{connection.name} declares that it changes no running VM")
         vm = make(disk_image=disk_image, memory=256 * MiB)
-        vm.start()
+        self.start(vm)
         vm.memory = 192 * MiB
         assert vm.save() is SaveResult.APPLIED
         assert connection.get(vm.uuid).memory == 192 * MiB
@@ -93,7 +93,7 @@ class RunningGroup(SuiteBase):
                 vm.stats()
             return
         before = time.time()
-        vm.start()
+        self.start(vm)
         lines = {line.uuid: line for line in connection.stats()}
         assert vm.uuid in lines
         assert off.uuid not in lines
@@ -112,13 +112,13 @@ class RunningGroup(SuiteBase):
         """Its memory is kept, start() goes on; a suspended one stays so; without the feature it is refused."""
         vm = make(disk_image=disk_image, memory=128 * MiB)
         if Feature.SUSPEND not in connection.features:
-            vm.start()
+            self.start(vm)
             with pytest.raises(UnsupportedError, match="suspend"):
                 vm.suspend()
             return
         with pytest.raises(InvalidStateError, match="stopped"):
             vm.suspend()
-        vm.start()
+        self.start(vm)
         vm.suspend()
         vm.suspend()
         assert_state(vm, State.SUSPENDED)
@@ -129,7 +129,7 @@ class RunningGroup(SuiteBase):
                 assert vm.save() is SaveResult.NEXT_START
             except InvalidStateError:
                 vm.reload()  # it changes only VMs that are off
-        vm.start()
+        self.start(vm)
         assert_state(vm, State.RUNNING)
         if Feature.PAUSE in connection.features:
             vm.pause()
@@ -159,7 +159,7 @@ class RunningGroup(SuiteBase):
         if migration_target is None:
             pytest.skip("no other host to move a VM to")
         vm = make(disk_image=disk_image)
-        vm.start()
+        self.start(vm)
         with self.connect(migration_target) as target:
             other = target.new_vm()
             other.name = vm.name
@@ -189,7 +189,7 @@ class RunningGroup(SuiteBase):
             return
         with connection.events(timeout=10) as events, connection.events(timeout=10) as others:
             vm = make(disk_image=disk_image)
-            vm.start()
+            self.start(vm)
             expected = [EventType.SAVED, EventType.STARTED]
             if Feature.PAUSE in connection.features:
                 vm.pause()

@@ -25,7 +25,7 @@ from ..facts import Snapshot
 from ..hypervisor import Hypervisor
 from ..spec import Feature, MiB, State
 from ..vm import VM
-from .base import MakeVM, Proved, SuiteBase
+from .base import EXAMPLES, MakeVM, Proved, SuiteBase
 from .lifecycle import assert_state
 
 
@@ -105,13 +105,20 @@ class WaysBackGroup(SuiteBase):
         assert vm.diff() == ""
         assert vm.memory == 512 * MiB
         assert [each.current for each in kept(vm)] == [True, False]
-        vm.delete_snapshot("first")
-        assert [(each.name, each.parent) for each in kept(vm)] == [("second", None)]
+        parent = None
+        try:
+            vm.delete_snapshot("first")
+        except UnsupportedError:  # both the VM and the second go on from it
+            parent = "first"
+            assert len(kept(vm)) == 2
+        assert [(each.name, each.parent) for each in kept(vm)][-1] == ("second", parent)
         assert connection.get(vm.uuid).memory == 512 * MiB
         if changes:
             vm.revert("second")
             assert vm.memory == 576 * MiB
-        vm.delete_snapshot("second")
+        for name in ("second", parent):
+            if name is not None:
+                vm.delete_snapshot(name)
         assert kept(vm) == []
         assert_state(vm, State.STOPPED)
         proved("feature:snapshot")
@@ -142,7 +149,7 @@ class WaysBackGroup(SuiteBase):
         self._need(connection, Feature.SNAPSHOT)
         vm = make(disk_image=own_disk)
         vm.snapshot("off")
-        vm.start()
+        self.start(vm)
         assert vm.snapshot("on").state is State.RUNNING
         assert_state(vm, State.RUNNING)
         vm.stop(timeout=0)
@@ -153,7 +160,7 @@ class WaysBackGroup(SuiteBase):
         for name in ("on", "off"):
             vm.delete_snapshot(name)
         if Feature.SUSPEND in connection.features:
-            vm.start()
+            self.start(vm)
             vm.suspend()
             with pytest.raises(InvalidStateError, match="suspended"):
                 vm.snapshot("suspended")
@@ -229,7 +236,7 @@ class WaysBackGroup(SuiteBase):
         with pytest.raises(ImageExistsError):
             vm.clone(f"{vm.name}-2")
         connection.delete_disk(image)
-        vm.start()
+        self.start(vm)
         with pytest.raises(InvalidStateError, match="running"):
             vm.clone(f"{vm.name}-2")
         assert connection.find(f"{vm.name}-2") is None
@@ -249,7 +256,7 @@ class WaysBackGroup(SuiteBase):
         vm = make(disk_image=own_disk)
         before, name, storage = vm.spec, f"{vm.name}-2", connection._storage()
         image = posixpath.join(posixpath.dirname(own_disk), f"{name}.{storage.formats[0]}")
-        for at in range(1, 30):
+        for at in range(1, 200, 1 if EXAMPLES.max_examples > 10 else 7):  # each one, or some on a slow hypervisor
             made = break_call(at)
             try:
                 vm.clone(name, linked=linked)
@@ -264,4 +271,4 @@ class WaysBackGroup(SuiteBase):
             assert connection.get(vm.uuid).spec == before
             if len(made) < at:
                 return
-        pytest.fail("a clone takes more than 30 calls")
+        pytest.fail("a clone takes more than 200 calls")
