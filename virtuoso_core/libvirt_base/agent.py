@@ -40,6 +40,8 @@ _ANSWER = 4 * 1024 * 1024
 """Bytes in one answer that libvirt carries."""
 _SILENCE = ("AGENT_UNRESPONSIVE", "AGENT_UNSYNCED", "OPERATION_TIMEOUT", "AGENT_COMMAND_TIMEOUT")
 """libvirt's codes for an agent that does not answer."""
+_SETTLING = 5.0
+"""Seconds within which a VM is off whose channels have ended."""
 INSTALL = "Install qemu-guest-agent in the guest and start it."
 ADD_CHANNEL = (
     "VMs that this library makes have one. Add it with virsh edit, among the devices: <channel type='unix'>"
@@ -129,7 +131,7 @@ class Agent:
         except (ConnectionLostError, VMNotFoundError):
             raise
         except VirtuosoError as error:
-            self._check_on(error)
+            self._check_on(error, was_there=True)
             where = self._vm._where
             if is_code(error, *_SILENCE):
                 raise GuestAgentError(
@@ -166,7 +168,7 @@ class Agent:
         except (ConnectionLostError, VMNotFoundError):
             raise
         except VirtuosoError as error:
-            self._check_on(error)
+            self._check_on(error, was_there=True)
             if is_code(error, "RPC", "SYSTEM_ERROR"):
                 raise self._too_much(words) from error
             if is_code(error, *_SILENCE):
@@ -176,9 +178,12 @@ class Agent:
                 **self._vm._where,
             ) from error
 
-    def _check_on(self, error: VirtuosoError) -> None:
-        """The VM may have stopped, which its agent cannot tell."""
-        state = self._vm._get_state()
+    def _check_on(self, error: VirtuosoError, *, was_there: bool = False) -> None:
+        """The VM may have stopped, which its agent cannot tell; one that was there goes a moment before the VM."""
+        settling = Wait(_SETTLING if was_there else 0)
+        while (state := self._vm._get_state()) in (State.RUNNING, State.PAUSED):
+            if not was_there or self._is_connected() or not settling.pause():
+                break
         if state not in (State.RUNNING, State.PAUSED):
             raise InvalidStateError(
                 f"The VM {self._vm.name!r} on {self._vm._hypervisor.uri} stopped while its agent was asked; it is "
