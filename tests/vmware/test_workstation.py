@@ -307,9 +307,13 @@ def test_player_cannot_suspend(disk_image: str) -> None:
             vm.suspend()
 
 
-def test_the_address_that_tools_tell(vm: VM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_that_tools_tell(hypervisor: Hypervisor, disk_image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    vm = hypervisor.new_vm()
+    vm.name, vm.disk_image = "web", disk_image
+    vm.network("nat")
+    vm.save()
     vm.start()
-    with pytest.raises(AddressTimeoutError, match="tools: .*VMware Tools are not running") as caught:
+    with pytest.raises(AddressTimeoutError, match=r"tools: .*VMware Tools are not running") as caught:
         vm.wait_for_address(timeout=0.2)
     assert "open-vm-tools" in caught.value.hint
     monkeypatch.setenv("VMRUN_ADDRESS", "unknown")

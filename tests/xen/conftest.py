@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import pytest
 
@@ -100,6 +101,34 @@ def new_guest(hypervisor: Hypervisor) -> NewVM:
         return vm
 
     return new
+
+
+class Shell:
+    """The shell that a PV or PVH guest has on its console, through ``vm.console()``."""
+
+    def __init__(self, vm: VM) -> None:
+        self._console = vm.console()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._console.close()
+
+    def run(self, command: str, timeout: float = 60) -> str:
+        """What a command prints, without the echo of the command itself and the kernel's messages."""
+        self._console.write(f"{command}; echo =$((40+2))=\n".encode())
+        said = self._console.read_until(b"=42=", timeout).removesuffix(b"=42=")
+        lines = said.decode(errors="replace").rpartition("40+2))=")[2].splitlines()
+        return "\n".join(line for line in lines if not re.match(r"\[ *\d+\.\d+\]", line)).strip()
+
+    def wait_for(self, command: str, wanted: str, timeout: float = 60) -> None:
+        """Run it until it prints that: the guest follows what was done to it a little later."""
+        end = time.monotonic() + timeout
+        while (said := self.run(command)) != wanted:
+            if time.monotonic() > end:
+                pytest.fail(f"{command!r} printed {said!r}, not {wanted!r}")
+            time.sleep(0.5)
 
 
 class Console:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +14,16 @@ from virtuoso_core.errors import HypervisorError, UnsupportedError
 from virtuoso_core.images import HostUser
 from virtuoso_core.libvirt_base import LibvirtHypervisor, LibvirtVM, Wiring, XmlOption
 from virtuoso_core.libvirt_base.networks import HOST_ONLY, INTERNAL, NAT
-from virtuoso_core.libvirt_base.options import BOOT, DISK_FORMAT, HEADLESS, VNC_PASSWORD, absolute_path
+from virtuoso_core.libvirt_base.options import (
+    BOOT,
+    CMDLINE,
+    DISK_FORMAT,
+    HEADLESS,
+    INITRD,
+    KERNEL,
+    MAX_CPUS,
+    VNC_PASSWORD,
+)
 from virtuoso_core.spec import BASIC, Feature, State, VMSpec, option_table
 from virtuoso_core.xml import DomainDocument
 
@@ -51,12 +59,23 @@ class XenVM(LibvirtVM):
             raise UnsupportedError(
                 f"Xen could not ask the guest of {self.name!r} to start anew: it seems to have no drivers for Xen.",
                 hint="vm.stop(), then vm.start().",
-                vm=self.name,
-                uri=self._hypervisor.uri,
+                **self._where,
             ) from error
         end = time.monotonic() + _PATIENCE
         while self._number() in (before, -1) and time.monotonic() < end:
             time.sleep(0.1)
+
+    def _suspend(self) -> None:
+        """libxl has the guest stop by itself, which one that stands still cannot."""
+        paused = self._get_state() is State.PAUSED
+        if paused:
+            self._resume()
+        try:
+            super()._suspend()
+        except BaseException:
+            if paused and self._get_state() is State.RUNNING:
+                self._pause()
+            raise
 
     def _number(self) -> int:
         """Xen's own number of the VM, another one at each start; -1 while it is off."""
@@ -67,7 +86,7 @@ class XenVM(LibvirtVM):
         super()._prepare_start(start_networks)
         assert self._document is not None
         machines.check(self._document, machines.device_problems(self._document))
-        machines.check(self._document, machines.boot_problems(self._document, local=self._hypervisor.local))
+        machines.check(self._document, machines.boot_problems(self._document))
 
     def _start(self) -> None:
         try:
@@ -77,18 +96,25 @@ class XenVM(LibvirtVM):
             raise
 
 
-def _setting(name: str, doc: str, example: str, **given: Any) -> XmlOption:
-    """An option that is a text at one place of the document."""
-    field: dict[str, Any] = {"read": attrgetter(name), "write": lambda document, value: setattr(document, name, value)}
-    return XmlOption(name, "str", doc, minimum=1, maximum=4096, example=example, **(field | given))
-
-
 class XenHypervisor(LibvirtHypervisor):
     """Xen, through its libxl toolstack: ``xen:///system``, and remote ones such as ``xen+ssh://root@host/system``."""
 
     name = "xen"
     schemes = ("xen",)
-    features = BASIC - {Feature.RENAME, Feature.SCREENSHOT}
+    features = BASIC - {Feature.RENAME, Feature.SCREENSHOT} | {
+        Feature.CREATE_DISK,
+        Feature.UPLOAD,
+        Feature.DISKS,
+        Feature.CDROM,
+        Feature.CLONE,
+        Feature.CLOUD_INIT,
+        Feature.CONSOLE,
+        Feature.DISPLAY,
+        Feature.LIVE,
+        Feature.AUTOSTART,
+        Feature.SUSPEND,
+        Feature.EVENTS,
+    }
     mac_prefix = "00:16:3e"
     vm_class = XenVM
     daemon = "virtxend"
@@ -112,24 +138,23 @@ class XenHypervisor(LibvirtHypervisor):
             read=machines.virtualization,
             write=machines.write_virtualization,
         ),
-        _setting(
-            "kernel",
-            "A kernel on the host to boot, instead of what is on the disk.",
-            "/boot/vmlinuz-guest",
-            check=absolute_path,
-            write=machines.write_kernel,
-        ),
-        _setting("initrd", "The kernel's first file system, on the host.", "/boot/initrd-guest", check=absolute_path),
-        _setting("cmdline", "The kernel's arguments.", "root=/dev/xvda1 console=hvc0"),
-        _setting(
+        dataclasses.replace(KERNEL, write=machines.write_kernel),
+        INITRD,
+        dataclasses.replace(CMDLINE, example="root=/dev/xvda1 console=hvc0"),
+        XmlOption(
             "bootloader",
+            "str",
             "What finds the kernel on the disk of a pv or pvh VM; pygrub for pv.",
-            machines.PYGRUB,
+            minimum=1,
+            maximum=4096,
+            example=machines.PYGRUB,
+            read=lambda document: document.bootloader,
             write=machines.write_bootloader,
         ),
         HEADLESS,
         VNC_PASSWORD,
         BOOT,
+        MAX_CPUS,
         dataclasses.replace(DISK_FORMAT, choices=("qcow2", "raw", "qed")),
     )
 
@@ -151,7 +176,7 @@ class XenHypervisor(LibvirtHypervisor):
         super().patch(document, spec, changed)
         if spec.options.get("boot") is None and machines.virtualization(document) != "hvm":
             document.set_boot(())  # a new VM's, which is HVM, was put in its place
-        if changed & {"networks", "disk_image", "options.virtualization"}:
+        if changed & {"networks", "disk_image", "more_disks", "cdrom", "seed", "options.virtualization"}:
             machines.check(document, machines.device_problems(document))
         if any(name.startswith("options.") for name in changed):
             machines.check(document, machines.option_problems(document))

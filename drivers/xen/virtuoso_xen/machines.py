@@ -6,7 +6,6 @@ given: so it is looked for before.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from string import ascii_lowercase
@@ -135,8 +134,8 @@ def option_problems(document: DomainDocument) -> Problems:
             yield "is PV or PVH, where Xen takes no VNC password", 'vm.set("vnc_password", None)'
 
 
-def boot_problems(document: DomainDocument, *, local: bool) -> Problems:
-    """Nothing to boot; the files are looked for where the host is this machine."""
+def boot_problems(document: DomainDocument) -> Problems:
+    """Nothing to boot."""
     if virtualization(document) != "hvm" and document.kernel is None:
         if document.bootloader is None:
             advice = 'Name one on the host: vm.set("kernel", PATH); to boot its disk: vm.set("virtualization", "hvm")'
@@ -144,6 +143,3 @@ def boot_problems(document: DomainDocument, *, local: bool) -> Problems:
         elif document.main_disk is None:
             advice = 'vm.disk_image = PATH, or vm.set("kernel", PATH)'
             yield f"has neither a kernel nor a disk where {document.bootloader} could find one", advice
-    for option, path in (("kernel", document.kernel), ("initrd", document.initrd)):
-        if local and path is not None and not os.path.isfile(path):
-            yield f"cannot start: there is no {option} {path}", f'Name another one: vm.set("{option}", PATH)'
