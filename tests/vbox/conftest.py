@@ -35,6 +35,9 @@ def lab() -> Path:
     folder = Path(done.stdout.strip())
     if not (folder / "holder.pid").exists():
         pytest.skip(f"{VARIABLE} is set, and the lab is not up: tests/labs/vbox/chroot.sh up")
+    machines = folder / "images" / "machines"  # their settings have the same path inside and outside
+    command = [LAB / "vboxmanage", "-q", "setproperty", "machinefolder", machines]
+    subprocess.run(command, check=True, timeout=60)
     return folder
 
 
@@ -78,12 +81,37 @@ def images(lab: Path) -> Path:
 
 
 @pytest.fixture
-def disk_image(images: Path, manage: Manage) -> str:
+def make_image(images: Path, manage: Manage) -> Callable[[str], str]:
+    """Makes an empty disk of a name, which VirtualBox does not know any more."""
+
+    def make(name: str) -> str:
+        path = str(images / name)
+        manage("createmedium", "disk", "--filename", path, "--size", "16")
+        manage("closemedium", "disk", path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def disk_image(make_image: Callable[[str], str]) -> str:
     """An empty disk that VirtualBox made and does not know any more."""
-    path = images / "disk.vdi"
-    manage("createmedium", "disk", "--filename", str(path), "--size", "16")
-    manage("closemedium", "disk", str(path))
-    return str(path)
+    return make_image("disk.vdi")
+
+
+@pytest.fixture
+def further_image(make_image: Callable[[str], str]) -> str:
+    """Another one."""
+    return make_image("further.vdi")
+
+
+@pytest.fixture
+def discs(images: Path) -> tuple[str, str]:
+    """Two empty CDs."""
+    made = images / "first one.iso", images / "second.iso"
+    for path in made:
+        path.write_bytes(bytes(1 << 20))
+    return str(made[0]), str(made[1])
 
 
 @pytest.fixture

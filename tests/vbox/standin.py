@@ -17,7 +17,7 @@ from pathlib import Path
 STATE = Path(os.environ["STANDIN_STATE"])
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 LOCKED = ("The machine '{}' is already locked for a session (or being unlocked)", "VBOX_E_INVALID_OBJECT_STATE", "7")
-LONG = {"running": "running", "paused": "paused"}
+ON = ("running", "paused")
 
 
 def real(words: list[str]) -> tuple[int, str, str]:
@@ -41,24 +41,44 @@ def answer(words: list[str], states: dict[str, str]) -> tuple[int, str, str]:
     state = states.get(uuid)
     if verb == "showvminfo" and state:
         code, out, err = real(words)
-        return code, re.sub(r'^VMState=".*"', f'VMState="{state}"', out, flags=re.M), err
+        out = re.sub(r'^VMState=".*"', f'VMState="{state}"', out, flags=re.M)
+        return code, re.sub(r"^vrdeport=-1", "vrdeport=3389", out, flags=re.M) if state in ON else out, err
     if verb == "list" and "--long" in rest:
         code, out, err = real(words)
         for each, now in states.items():
-            out = re.sub(rf"(UUID: +{each}\n(?:.*\n)*?State: +).*", rf"\g<1>{LONG[now]} (since today)", out, count=1)
+            out = re.sub(rf"(UUID: +{each}\n(?:.*\n)*?State: +).*", rf"\g<1>{now} (since today)", out, count=1)
         return code, out, err
     if verb == "startvm":
-        if state:
+        if state in ON:
             return fail(LOCKED[0].format(uuid), *LOCKED[1:])
         code, out, err = real(["-q", "showvminfo", uuid, "--machinereadable"])
         if code == 0:
             states[uuid] = "running"
+            if 'VMState="saved"' in out:
+                real(["discardstate", uuid])
         return code, "", err
     if verb == "controlvm":
         return control(uuid, rest[2:], states)
+    if verb == "discardstate" and state == "saved":
+        del states[uuid]
+        return 0, "", ""
     if verb in ("modifyvm", "storageattach", "unregistervm") and state:
         return fail(LOCKED[0].format(uuid), *LOCKED[1:])
-    return real(words)
+    if verb == "snapshot" and rest[2] == "restore" and state in ON:
+        return fail(LOCKED[0].format(uuid), *LOCKED[1:])
+    code, out, err = real(words)
+    if verb == "snapshot" and rest[2] == "take" and state in ON and code == 0:
+        keep_memory(uuid, re.findall(r"UUID: (\S+)", out)[0])
+    return code, out, err
+
+
+def keep_memory(uuid: str, snapshot: str) -> None:
+    """Let the real VirtualBox know that snapshot as one with memory, so that going back to it is really done."""
+    settings = Path(re.findall(r'^CfgFile="(.*)"', real(["showvminfo", uuid, "--machinereadable"])[1], re.M)[0])
+    real(["unregistervm", uuid])
+    text, with_memory = settings.read_text(), f'<Snapshot uuid="{{{snapshot}}}" stateFile="Snapshots/memory.sav"'
+    settings.write_text(text.replace(f'<Snapshot uuid="{{{snapshot}}}"', with_memory))
+    real(["registervm", str(settings)])
 
 
 def control(uuid: str, words: list[str], states: dict[str, str]) -> tuple[int, str, str]:
@@ -67,12 +87,14 @@ def control(uuid: str, words: list[str], states: dict[str, str]) -> tuple[int, s
     if code:
         return code, out, err
     state, action = states.get(uuid), words[0]
-    if state is None:
+    if state not in ON:
         return fail(f"Machine '{uuid}' is not currently running.")
     if action == "screenshotpng":
         Path(words[1]).write_bytes(base64.b64decode(PICTURE))
     elif action == "poweroff" or (action == "acpipowerbutton" and state == "running"):
         del states[uuid]
+    elif action == "savestate":
+        states[uuid] = "saved"
     elif action == "pause" and state == "running":
         states[uuid] = "paused"
     elif action == "resume" and state == "paused":

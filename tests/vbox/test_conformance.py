@@ -9,7 +9,10 @@ import pytest
 
 from virtuoso_core.testing import HypervisorSuite
 from virtuoso_core.testing.base import MakeVM
+from virtuoso_core.testing.guest import GuestGroup
 from virtuoso_core.testing.lifecycle import LifecycleGroup
+from virtuoso_core.testing.running import RunningGroup
+from virtuoso_core.testing.ways_back import WaysBackGroup
 from virtuoso_core.vm import VM
 from virtuoso_vbox.driver import VBoxHypervisor
 from virtuoso_vbox.manage import DRIVER
@@ -31,6 +34,21 @@ class TestVBox(HypervisorSuite):
         return disk_image
 
     @pytest.fixture
+    def own_disk(self, disk_image: str) -> str:
+        """It stays until the machine is gone: its snapshots are merged into it then."""
+        return disk_image
+
+    @pytest.fixture
+    def further_image(self, further_image: str) -> str:
+        """The lab's."""
+        return further_image
+
+    @pytest.fixture
+    def discs(self, discs: tuple[str, str]) -> tuple[str, str]:
+        """The lab's."""
+        return discs
+
+    @pytest.fixture
     def running(self) -> VM:
         """Nothing runs without the module."""
         pytest.skip(f"no kernel module here ({DRIVER}): no machine starts; see TestRunning")
@@ -38,8 +56,12 @@ class TestVBox(HypervisorSuite):
     def run_guest(self, vm: VM) -> None:
         """Nothing runs without the module; TestRunning has the same program with a stand-in."""
 
+    def start(self, vm: VM) -> None:
+        """As ``running``."""
+        pytest.skip(f"no kernel module here ({DRIVER}): no machine starts; see TestRunning")
 
-class TestRunning(LifecycleGroup):
+
+class TestRunning(LifecycleGroup, GuestGroup, WaysBackGroup, RunningGroup):
     """Real settings, and a program before VBoxManage that pretends to start machines and to control them."""
 
     hypervisor = VBoxHypervisor
@@ -57,6 +79,16 @@ class TestRunning(LifecycleGroup):
     def disk_image(self, disk_image: str) -> str:
         """The lab's."""
         return disk_image
+
+    @pytest.fixture
+    def own_disk(self, disk_image: str) -> str:
+        """It stays until the machine is gone: its snapshots are merged into it then."""
+        return disk_image
+
+    @pytest.fixture
+    def break_call(self) -> None:
+        """What is made to fail needs no guest that runs."""
+        pytest.skip("see TestVBox")
 
     @pytest.fixture
     def running(self, make: MakeVM, disk_image: str) -> VM:

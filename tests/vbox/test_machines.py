@@ -92,8 +92,7 @@ def test_a_whole_life(hypervisor: Hypervisor, manage: Manage, inside: Callable[.
     vm.destroy()
     assert manage("list", "vms").find("life") == -1
     assert Path(disk_image).stat().st_size > 0
-    left = inside("find", folder, "-type", "f") if folder in inside("find", "/root/VirtualBox VMs") else ""
-    assert left == ""
+    assert inside("sh", "-c", 'test ! -e "$1" || find "$1" -type f', "sh", folder) == ""
     again = _saved(hypervisor, "a whole life", disk_image=disk_image)
     again.destroy(delete_disk=True)
     assert not Path(disk_image).exists()
@@ -348,6 +347,43 @@ def test_a_second_disk_survives(hypervisor: Hypervisor, manage: Manage, images: 
     assert Path(disk_image).exists()
 
 
+def test_a_machine_of_virtualboxs_own_windows(
+    hypervisor: Hypervisor, manage: Manage, disk_image: str, further_image: str, discs: tuple[str, str]
+) -> None:
+    """Its controller has two ports, for the disk and a drive; more are opened, and the drive is used."""
+    vm = _saved(hypervisor, "by its windows")
+    manage("storagectl", vm.uuid, "--name", "SATA", "--add", "sata", "--portcount", "2")
+    manage("storageattach", vm.uuid, "--storagectl", "SATA", "--port", "0", "--type", "hdd", "--medium", disk_image)
+    manage(
+        "storageattach", vm.uuid, "--storagectl", "SATA", "--port", "1", "--type", "dvddrive", "--medium", "emptydrive"
+    )
+    vm.reload()
+    assert (vm.disks, vm.cdrom) == ((disk_image,), None)
+    vm.add_disk(further_image)
+    vm.cdrom = discs[0]
+    vm.save()
+    info = _info(manage, vm)
+    assert [info[f"SATA-{port}-0"] for port in range(3)] == [disk_image, discs[0], further_image]
+    vm.cdrom = None
+    vm.save()
+    assert _info(manage, vm)["SATA-1-0"] == "emptydrive"
+    assert discs[0] not in manage("list", "dvds")
+    vm.destroy()
+    assert Path(further_image).exists()
+
+
+def test_discs_that_are_refused(hypervisor: Hypervisor, disk_image: str, images: Path) -> None:
+    """The machine stays as it was."""
+    vm = _saved(hypervisor, "no disc")
+    before = vm.spec
+    for path, kind in ((str(images / "missing.iso"), ImageNotFoundError), (disk_image, ImageFormatError)):
+        vm.cdrom, vm.memory = path, "2 GiB"
+        with pytest.raises(kind, match=path):
+            vm.save()
+        vm.reload()
+        assert vm.spec == before
+
+
 @pytest.mark.parametrize("at", range(1, 8))
 def test_a_destroy_that_fails(hypervisor: Any, disk_image: str, at: int) -> None:
     """The disk is plugged in again, or all is gone."""
@@ -394,14 +430,62 @@ def test_snapshots(hypervisor: Hypervisor, manage: Manage, disk_image: str) -> N
 
 
 def test_snapshots_that_branch(hypervisor: Hypervisor, manage: Manage, disk_image: str) -> None:
-    """Nothing is removed, for what belongs to the image cannot be told."""
+    """One from which two go on stays, and says why; destroying keeps the image as the machine has it now."""
     vm = _saved(hypervisor, "branches", disk_image=disk_image)
-    for words in (("take", "s1"), ("take", "s2"), ("restore", "s1"), ("take", "s3")):
-        manage("snapshot", vm.uuid, *words)
-    with pytest.raises(InvalidStateError, match="branch"):
-        vm.destroy()
-    assert len([key for key in _info(manage, vm) if key.startswith("SnapshotName")]) == 3
-    manage("snapshot", vm.uuid, "delete", "s2")
+    for name in ("s1", "s2"):
+        vm.snapshot(name)
+    vm.revert("s1")
+    with pytest.raises(UnsupportedError, match=r"'s1' .* stays: 's2' and the VM go on from it"):
+        vm.delete_snapshot("s1")
+    vm.snapshot("s3")
+    with pytest.raises(UnsupportedError, match=r"'s1' .* stays: 's2' and 's3' go on from it"):
+        vm.delete_snapshot("s1")
+    assert [(each.name, each.parent, each.current) for each in vm.snapshots] == [
+        ("s1", None, False),
+        ("s2", "s1", False),
+        ("s3", "s1", True),
+    ]
+    vm.revert("s2")
+    vm.destroy()
+    assert Path(disk_image).exists()
+    assert "Snapshots" not in manage("list", "hdds")
+    assert _saved(hypervisor, "branches", disk_image=disk_image).disk_image == disk_image
+
+
+def test_odd_snapshots(hypervisor: Hypervisor, manage: Manage) -> None:
+    """Names and descriptions that look like options or VBoxManage's lines; a name that another program gave twice."""
+    vm = _saved(hypervisor, "odd snapshots")
+    lie = 'x"; CurrentSnapshotUUID="y'
+    for name in ("-dash", "--description=x", 'q"uo\\te', "漢字 &amp; <x>"):
+        assert vm.snapshot(name, lie).description == lie
+    manage("snapshot", vm.uuid, "take", "-dash", "--description", "two\nlines")
+    *others, last = vm.snapshots
+    assert [each.name for each in others] == ["-dash", "--description=x", 'q"uo\\te', "漢字 &amp; <x>"]
+    assert (last.description, last.current, last.state) == ("two\nlines", True, State.STOPPED)
+    assert (last.parent, others[0].created is None) == ("漢字 &amp; <x>", False)
+    vm.delete_snapshot(last.name)
+    for each in reversed(others):
+        vm.revert(each.name)
+        vm.delete_snapshot(each.name)
+    assert vm.snapshots == ()
+
+
+def test_snapshots_of_two_disks(hypervisor: Hypervisor, disk_image: str, further_image: str) -> None:
+    """Both are told by the images below, whatever was written since; neither can be exchanged."""
+    vm = _saved(hypervisor, "two disks", disk_image=disk_image)
+    vm.add_disk(further_image)
+    vm.save()
+    for name in ("s1", "s2"):
+        vm.snapshot(name)
+    assert hypervisor.get(vm.uuid).disks == (disk_image, further_image)
+    vm.remove_disk(further_image)
+    for change in (vm.save, lambda: vm.resize_disk(disk_image, "+16 MiB")):
+        with pytest.raises(InvalidStateError, match="delete_snapshot"):
+            change()
+    vm.reload()
+    vm.destroy(delete_disk=True)
+    assert not Path(disk_image).exists()
+    assert not Path(further_image).exists()
 
 
 def test_a_clone_made_elsewhere(hypervisor: Hypervisor, manage: Manage, disk_image: str) -> None:

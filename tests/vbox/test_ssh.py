@@ -16,6 +16,7 @@ from virtuoso_core.errors import (
     ImageNotFoundError,
     InvalidURIError,
     InvalidValueError,
+    UnsupportedError,
 )
 
 ODD_NAMES = ["with 'single' and \"double\"", "$HOME `id` \\ ; | & <x> *", "-dash", "漢字 🐧 é", "  spaces  "]
@@ -50,6 +51,24 @@ def test_a_whole_life(far: Hypervisor, disk_image: str) -> None:
         vm.save()
     vm.destroy(delete_disk=True)
     assert not Path(disk_image).exists()
+
+
+def test_ways_back(far: Hypervisor, disk_image: str, further_image: str, discs: tuple[str, str]) -> None:
+    """As on this machine; what needs the host's files is refused."""
+    vm = far.new_vm()
+    vm.name, vm.disk_image, vm.cdrom = "far back", disk_image, discs[0]
+    vm.add_disk(further_image)
+    vm.save()
+    vm.snapshot("first", 'it\'s "quoted" & <odd>')
+    vm.cdrom = None
+    vm.save()
+    vm.revert("first")
+    assert (vm.cdrom, vm.disks) == (discs[0], (disk_image, further_image))
+    assert [(each.description, each.current) for each in vm.snapshots] == [('it\'s "quoted" & <odd>', True)]
+    for refused in (vm.cloud_init, lambda: far.create_disk(f"{disk_image}.vdi", "1 MiB")):
+        with pytest.raises(UnsupportedError):
+            refused()
+    vm.delete_snapshot("first")
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

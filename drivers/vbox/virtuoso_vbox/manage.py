@@ -7,10 +7,12 @@ import shlex
 import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
+from functools import cached_property
 from uuid import uuid4
 
 from virtuoso_core import URI, Hypervisor
 from virtuoso_core.attempts import telling_off, undoing
+from virtuoso_core.calls.base import OFF
 from virtuoso_core.diagnosis import Check
 from virtuoso_core.errors import (
     HypervisorError,
@@ -18,15 +20,18 @@ from virtuoso_core.errors import (
     InvalidStateError,
     InvalidURIError,
     NetworkNotFoundError,
+    UnsupportedError,
     VirtuosoError,
 )
-from virtuoso_core.facts import Address, AddressReport, VMSummary
+from virtuoso_core.facts import Address, AddressReport, Display, Snapshot, VMSummary
 from virtuoso_core.hypervisor import Credentials
+from virtuoso_core.local_storage import LocalStorage
 from virtuoso_core.programs import HostShell, code_of, records
-from virtuoso_core.spec import BASIC, Network, SaveResult, State, VMSpec
+from virtuoso_core.spec import BASIC, Feature, Network, SaveResult, State, VMSpec
+from virtuoso_core.storage import Storage
 from virtuoso_core.vm import VM
 from virtuoso_core.waiting import Wait
-from virtuoso_core.words import check_listed, complete
+from virtuoso_core.words import DISK, DRIVE, Media, arrange_media, check_listed, complete
 
 from .runner import FAILURE, Runner
 from .settings import (
@@ -40,23 +45,23 @@ from .settings import (
     commands,
     configuration,
     controllers,
-    disks,
     flags_of,
-    is_chain,
+    free_places,
+    kept,
     listed,
     mac_address,
-    main_place,
     ostypes,
     parse_info,
-    plug,
+    plugged,
     read_spec,
-    snapshots,
     state_of,
     summaries,
+    to_merge,
     write_spec,
 )
 
-_OFF = (State.STOPPED, State.SUSPENDED, State.CRASHED)
+_ON_FILES = {Feature.CREATE_DISK, Feature.UPLOAD, Feature.CLOUD_INIT}
+_LONG = 24 * 3600
 DRIVER = "/dev/vboxdrv"
 
 
@@ -76,7 +81,7 @@ class VBoxManageHypervisor(Hypervisor):
 
     name = "vbox"
     schemes = ("vbox",)
-    features = BASIC
+    features = BASIC | _ON_FILES | {Feature.DISKS, Feature.CDROM, Feature.SNAPSHOT, Feature.SUSPEND, Feature.DISPLAY}
     mac_prefix = "08:00:27"
     options = OPTIONS
     networks = NETWORKS
@@ -84,7 +89,8 @@ class VBoxManageHypervisor(Hypervisor):
     def __init__(self, uri: URI, runner: Runner, *, readonly: bool = False) -> None:
         super().__init__(uri, readonly=readonly)
         self.runner = runner
-        self._ostypes: dict[str, str] = {}
+        if not uri.is_local:
+            self.features -= _ON_FILES
         # macOS has networks where the others have adapters
         other = "hostonly" if uri.is_local and sys.platform == "darwin" else "hostonlynet"
         self.kinds = {told["type"]: kind for kind, told in KINDS.items() if kind != other}
@@ -108,11 +114,14 @@ class VBoxManageHypervisor(Hypervisor):
         return listed(self.runner.run(["list", "vms"], doing="list the VMs"))
 
     def _list_vms(self) -> Iterable[VM]:
-        names = self.machines()
-        return [VBoxManageVM(self, name=names[uuid], uuid=uuid) for uuid in names if names[uuid] != INACCESSIBLE]
+        seen = ((name, uuid) for uuid, name in self.machines().items() if name != INACCESSIBLE)
+        return [VBoxManageVM(self, name=name, uuid=uuid) for name, uuid in seen]
 
     def _summaries(self) -> Iterable[VMSummary]:
         return summaries(self.runner.run(["list", "--long", "vms"], doing="list the VMs"), self.machines())
+
+    def _storage(self) -> Storage:
+        return LocalStorage(("vdi",))
 
     def _image_path(self, text: str) -> str:
         return self.runner.host.absolute(text)
@@ -125,20 +134,18 @@ class VBoxManageHypervisor(Hypervisor):
         advice = "`VBoxManage list bridgedifs` lists the host's network cards: vm.network('bridged', source='eth0')"
         return complete(network, has_source="flag" in told, usual=told.get("usual"), models=MODELS, advice=advice)
 
+    @cached_property
     def ostypes(self) -> dict[str, str]:
-        """VirtualBox's names of guest systems by its descriptions of them, asked once a connection."""
-        if not self._ostypes:
-            self._ostypes = ostypes(self.runner.run(["list", "ostypes"], doing="list the systems of guests"))
-        return self._ostypes
+        """VirtualBox's names of guest systems by its descriptions of them."""
+        return ostypes(self.runner.run(["list", "ostypes"], doing="list the systems of guests"))
 
-    def base_image(self, path: str) -> str:
-        """The image below the files that hold what was written since each snapshot."""
-        text = self.runner.run(["list", "hdds"], doing="list the disk images")
-        media = {record["UUID"]: record for record in records(text) if "UUID" in record}
-        medium = next((record for record in media.values() if record.get("Location") == path), {})
-        while medium.get("Parent UUID") in media:
-            medium = media[medium["Parent UUID"]]
-        return medium.get("Location", path)
+    def base_images(self) -> dict[str, str]:
+        """By each image the one below all files that hold what was written since a snapshot. Those are listed later."""
+        found: dict[str, str] = {}
+        for image in records(self.runner.run(["list", "hdds"], doing="list the disk images")):
+            file, parent = image.get("Location", ""), image.get("Parent UUID", "base")
+            found[image.get("UUID", "")] = found[file] = found.get(parent, file)
+        return found
 
     def _examine(self) -> Iterable[Check]:
         if lost := [uuid for uuid, name in self.machines().items() if name == INACCESSIBLE]:
@@ -168,9 +175,10 @@ class VBoxManageVM(VM):
 
     def _read(self) -> VMSpec:
         info = self._look()
-        info["ostype"] = self._hypervisor.ostypes().get(info["ostype"], info["ostype"])
-        image = next(iter(disks(info).values()), None)
-        return read_spec(flags_of(info), self._hypervisor.base_image(image) if image and snapshots(info) else image)
+        info["ostype"] = self._hypervisor.ostypes.get(info["ostype"], info["ostype"])
+        bases = self._hypervisor.base_images() if to_merge(info) else {}
+        media = plugged(info).items()
+        return read_spec(flags_of(info), {place: (kind, bases.get(file, file)) for place, (kind, file) in media})
 
     def _render(self, spec: VMSpec, changed: frozenset[str]) -> str:
         if not self._new and not self._text:
@@ -181,13 +189,13 @@ class VBoxManageVM(VM):
 
     def _changes(self, uuid: str, spec: VMSpec, changed: frozenset[str], base: Flags) -> list[list[str]]:
         """What makes the machine, as it was last read, what is wanted."""
-        images: dict[str, str | None] = {**disks(self._info)}
         flags = {**base, **write_spec(flags_of(self._info), spec, changed, self._hypervisor.kinds)}
         if "ostype" in flags:  # VirtualBox takes any text
-            check_listed(flags["ostype"], self._hypervisor.ostypes().values(), "VirtualBox's guest systems")
-        if "disk_image" in changed:
-            images[main_place(self._info)] = spec.disk_image
-        return commands(uuid, self._info, flags, images)
+            check_listed(flags["ostype"], self._hypervisor.ostypes.values(), "VirtualBox's guest systems")
+        return commands(uuid, self._info, flags, self._media(spec, changed))
+
+    def _media(self, spec: VMSpec, changed: frozenset[str]) -> Media:
+        return arrange_media(plugged(self._info), spec, changed, free_places(self._info))
 
     def _creation(self, spec: VMSpec, uuid: str) -> list[list[str]]:
         ostype: str = spec.options.get("ostype", NEW["ostype"])
@@ -200,9 +208,8 @@ class VBoxManageVM(VM):
         self._check_name_free(spec.name)
         self._known_name, uuid = spec.name, str(uuid4())
         half = VBoxManageVM(self._hypervisor, name=spec.name, uuid=uuid)
-        todo = self._creation(spec, uuid)
         with undoing(half._undefine, f"the half made machine {uuid} be removed"):
-            self._carry_out("make", todo)
+            self._carry_out("make", self._creation(spec, uuid))
         return uuid
 
     def _carry_out(self, doing: str, todo: Iterable[list[str]]) -> None:
@@ -210,49 +217,48 @@ class VBoxManageVM(VM):
             self._manage(doing, *words)
 
     def _update(self, spec: VMSpec, changed: frozenset[str]) -> SaveResult:
-        state = state_of(self._info.get("VMState", ""))
-        if state not in (State.STOPPED, State.CRASHED):
-            message = f"The VM {self._known_name!r} is {state}: VirtualBox changes only machines that are off."
-            hint = "Start it and let it stop first." if state is State.SUSPENDED else "Stop it first."
-            raise InvalidStateError(f"{message} Nothing was changed.", hint=hint, **self._where)
-        if "disk_image" in changed and snapshots(self._info):
-            raise self._has_snapshots("and what was written since belongs to its disk image: that cannot be changed.")
+        self._check_changeable(changed & {"disk_image", "more_disks"})
         if "name" in changed:
             self._check_name_free(spec.name)
         todo = self._changes(self._uuid, spec, changed, {})
         with self._all_or_nothing():
             self._carry_out("change", todo)
         self._known_name = spec.name
-        self._forget(disks(self._before).values() if "disk_image" in changed else ())
+        self._forget({*plugged(self._info).values()} - {*self._media(spec, changed).values()})
         return SaveResult.APPLIED
 
-    def _has_snapshots(self, problem: str) -> InvalidStateError:
-        """The error for what cannot be done because of them."""
-        message = f"The VM {self._known_name!r} has snapshots, {problem} Nothing was changed."
-        hint = f"Delete those you do not need first: VBoxManage snapshot {shlex.quote(self._known_name)} list"
-        return InvalidStateError(message, hint=hint, **self._where)
+    def _check_changeable(self, disks: object) -> None:
+        """Raise InvalidStateError when it is on, or when its disks are to be changed and it has snapshots."""
+        why, hint = "", "Stop it first; one that is suspended must be started for that."
+        if (state := state_of(self._info.get("VMState", ""))) not in (State.STOPPED, State.CRASHED):
+            why = f"is {state}: VirtualBox changes only machines that are off."
+        elif disks and to_merge(self._info):
+            why = "has snapshots, and what was written since belongs to its disks: those cannot be changed."
+            hint = "Drop them first: vm.delete_snapshot(name)"
+        if why:
+            raise InvalidStateError(f"The VM {self._known_name!r} {why} Nothing was changed.", hint=hint, **self._where)
 
     def _all_or_nothing(self) -> AbstractContextManager[None]:
         """What fails in the block is put back as it was last read."""
         self._before = self._info
-        return undoing(self._undo_update, f"it be put back as it was, with the disks {disks(self._info)}")
+        return undoing(self._undo_update, f"it be put back as it was, with {plugged(self._info)}")
 
     def _undo_update(self) -> None:
-        before = self._before
         self._read()
-        added = controllers(self._info).keys() - controllers(before).keys()
-        self._carry_out("put back", commands(self._uuid, self._info, flags_of(before), disks(before)))
+        added = controllers(self._info).keys() - controllers(self._before).keys()
+        self._carry_out("put back", commands(self._uuid, self._info, flags_of(self._before), plugged(self._before)))
         for name in added:
             self._manage("put back", "storagectl", self._uuid, "--name", name, "--remove")
-        self._known_name = before["name"]
+        self._known_name = self._before["name"]
 
     # Disk images.
 
-    def _forget(self, images: Iterable[str]) -> None:
+    def _forget(self, media: Iterable[tuple[str, str]]) -> None:
         """Let VirtualBox's list of media lose images; one that another machine has stays there."""
-        for image in images:
+        for kind, file in (medium for medium in media if medium[1]):
+            words = ["closemedium", "disk" if kind == DISK else "dvd", file]
             with suppress(VirtuosoError):  # it is in use, or it stays in a list where it does no harm
-                self._hypervisor.runner.run(["closemedium", "disk", image], doing=f"forget {image}")
+                self._hypervisor.runner.run(words, doing=f"forget {file}")
 
     def _delete_image(self, path: str) -> None:
         runner = self._hypervisor.runner
@@ -261,6 +267,10 @@ class VBoxManageVM(VM):
         except VirtuosoError as error:
             if runner.host.exists(path):
                 raise ImageError(error.message, hint="Delete it by hand.", **self._where) from error
+
+    def _resize_disk(self, path: str, size: int) -> None:
+        self._check_changeable(path)
+        self._manage("resize a disk of", "modifymedium", "disk", path, "--resizebyte", str(size), timeout=_LONG)
 
     # Control.
 
@@ -287,16 +297,14 @@ class VBoxManageVM(VM):
             named = {source for each, source in info.items() if re.fullmatch(rf"{key}\d+", each) and source}
             text = runner.run(["list", adapters], doing=f"list the {adapters}") if named else ""
             for source in sorted(named - {adapter.get("Name") for adapter in records(text)}):
-                usual = source == KINDS["hostonly"]["usual"]
-                if usual and start_networks:
-                    self._manage("make the host's network of", "hostonlyif", "create")
-                    continue
-                make = "Make it: VBoxManage hostonlyif create; or start with start_networks=True."
-                hint = make if usual else f"See what is there: VBoxManage list {adapters}"
-                message = (
-                    f"The VM {self.name!r} needs the host's network {source!r}, which is not on {runner.host.uri}."
-                )
-                raise NetworkNotFoundError(message, hint=hint, **self._where)
+                hint = f"See what is there: VBoxManage list {adapters}"
+                if source == KINDS["hostonly"]["usual"]:
+                    if start_networks:
+                        self._manage("make the host's network of", "hostonlyif", "create")
+                        continue
+                    hint = "Make it: VBoxManage hostonlyif create; or start with start_networks=True."
+                problem = f"needs the host's network {source!r}, which is not on {runner.host.uri}."
+                raise NetworkNotFoundError(f"The VM {self.name!r} {problem}", hint=hint, **self._where)
 
     def _control_vm(self, doing: str, *words: str) -> None:
         with telling_off(self, doing):
@@ -306,7 +314,7 @@ class VBoxManageVM(VM):
         with suppress(InvalidStateError):  # it is off
             self._control_vm("pull the plug of", "poweroff")
         wait = Wait(6)
-        while self._get_state() not in _OFF and wait.pause():
+        while self._get_state() not in (*OFF, State.CRASHED) and wait.pause():
             pass
 
     def _request_stop(self) -> None:
@@ -337,16 +345,51 @@ class VBoxManageVM(VM):
         unknown = AddressReport("agent", (), "the Guest Additions tell none", "Install the Guest Additions in it.")
         yield AddressReport("agent", tuple(ips)) if ips else unknown
 
+    def _suspend(self) -> None:
+        self._manage("suspend", "controlvm", self._uuid, "savestate", timeout=_LONG)
+
+    def _displays(self) -> Iterable[Display]:
+        info = self._look()
+        port, password = info.get("vrdeport", ""), info.get("vrdeauthtype") != "null"
+        host = info.get("vrdeaddress") or "0.0.0.0"  # noqa: S104 - VirtualBox's meaning of none
+        return [Display("rdp", host, int(port), password=password)] if port.isdecimal() else []
+
+    # Ways back.
+
+    def _kept(self) -> dict[str, tuple[str, Snapshot]]:
+        return kept(self._hypervisor.runner.host.read(self._look()["CfgFile"], vm=self._known_name))
+
+    def _snapshots(self) -> Iterable[Snapshot]:
+        return [snapshot for _, snapshot in self._kept().values()]
+
+    def _take_snapshot(self, name: str, description: str) -> None:
+        words = ("snapshot", self._uuid, "take", name, f"--description={description}")
+        self._manage("snapshot", *words, timeout=_LONG)
+
+    def _revert(self, name: str) -> None:
+        uuid, snapshot = self._kept()[name]
+        self._power_off()
+        self._manage("go back to a snapshot of", "snapshot", self._uuid, "restore", uuid, timeout=_LONG)
+        if snapshot.state is State.RUNNING:
+            self._start()
+
+    def _delete_snapshot(self, name: str) -> None:
+        uuid, gone = (found := self._kept())[name]
+        after = [repr(each.name) for _, each in found.values() if each.parent == name] + ["the VM"] * gone.current
+        if len(after) > 1:
+            message = f"The snapshot {name!r} of the VM {self._title} stays: {' and '.join(after)} go on from it."
+            raise UnsupportedError(message, hint="VirtualBox drops those from which one goes on.", **self._where)
+        self._manage("drop a snapshot of", "snapshot", self._uuid, "delete", uuid, timeout=_LONG)
+
     def _undefine(self) -> None:
         info = self._look()
-        if snapshots(info) and not is_chain(info):
-            raise self._has_snapshots("which branch, and so does its disk image: it was not removed.")
         if state_of(info.get("VMState", "")) is State.SUSPENDED:
             self._manage("drop the saved memory of", "discardstate", self._uuid)
-        for uuid in snapshots(info):  # what was written since goes into the disk image
-            self._manage("delete a snapshot of", "snapshot", self._uuid, "delete", uuid, timeout=24 * 3600)
+        for uuid in to_merge(info):  # what was written since goes into the disk images
+            self._manage("drop a snapshot of", "snapshot", self._uuid, "delete", uuid, timeout=_LONG)
         self._read()
         with self._all_or_nothing():  # what is plugged in would be deleted
-            self._carry_out("remove", (plug(self._uuid, place, None) for place in disks(self._info)))
+            drives = {place: medium for place, medium in plugged(self._info).items() if medium[0] == DRIVE}
+            self._carry_out("remove", commands(self._uuid, self._info, {}, drives))
             self._manage("remove", "unregistervm", self._uuid, "--delete")
-        self._forget(disks(self._before).values())
+        self._forget(plugged(self._before).values())

@@ -7,31 +7,18 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from virtuoso_core import URI
-from virtuoso_core.errors import (
-    ConnectError,
-    HypervisorError,
-    ImageError,
-    ImageFormatError,
-    ImageNotFoundError,
-    InvalidStateError,
-    InvalidValueError,
-    UnsupportedError,
-    VirtuosoError,
-    VMNotFoundError,
-)
+from virtuoso_core import URI, errors
+from virtuoso_core.errors import ConnectError, HypervisorError, VirtuosoError
 from virtuoso_core.programs import Program, ProgramError, find_here
 
-from .settings import PROGRAMS
+from .settings import FAILURES, PROGRAMS
 
 ADVICE = "Install VirtualBox, or say where it is: add ?vboxmanage=/path/to/VBoxManage to the URI."
-_NOISE = ("Details: ", "Context: ", "Waiting for VM", "0%")
+_NOISE = ("Details: ", "Context: ", "Waiting for VM", "0%", "-----")
 _CODE = re.compile(r"\bcode \w+ \(0x([0-9a-f]{8})\)")
 
-_NOT_FOUND, _FILE_ERROR, _OBJECT_IN_USE = 0x80BB0001, 0x80BB0004, 0x80BB000C
-_INVALID_ARGUMENT, FAILURE = 0x80070057, 0x80004005
-_BUSY = (0x80BB0007, 0x80BB000B, 0x80070005, 0x8000FFFF)  # the object's state, the session's; not ready, not locked
-_UNSUPPORTED = (0x80BB0009, 0x80004001)
+FAILURE = 0x80004005
+_PASSING = tuple(code for told in FAILURES if "passing" in told for code in told["codes"])
 
 
 def find_program() -> str | None:
@@ -50,7 +37,7 @@ class Runner(Program):
     """
 
     usual_words = ("-q",)
-    passing = _BUSY
+    passing = _PASSING
     version = ""
 
     def __init__(self, uri: URI) -> None:
@@ -68,33 +55,17 @@ class Runner(Program):
 
     def _explain(self, failure: ProgramError, doing: str, where: dict[str, Any]) -> VirtuosoError:
         words, said, code = failure.words, failure.said, failure.code
-        message, hint = f"Could not {doing} on {self.host.uri}: {said}", ""
         if code is None and not self.version:
             return ConnectError(f"Cannot connect to {self.host.uri}: {said}", **where)
-        if words[0] == "storageattach" and words[-1] != "none" and code not in (None, *_BUSY):
-            return self._image_error(words[-1], said, code, where)
-        if code == _NOT_FOUND and where["vm"] is not None:
-            return VMNotFoundError(f"Could not {doing}: it does not exist on {self.host.uri}.", **where)
-        if code in (0x80BB0002, *_BUSY):
-            hint = "Another program holds it, or it runs: close its settings, or stop it."
-            return InvalidStateError(message, hint=hint, **where)
-        if code in (_INVALID_ARGUMENT, *_UNSUPPORTED):
-            return (InvalidValueError if code == _INVALID_ARGUMENT else UnsupportedError)(message, **where)
-        if code == _FILE_ERROR and "--name" in words:
-            hint = "VirtualBox keeps machines in folders named like them: choose another name."
+        message, image = f"Could not {doing} on {self.host.uri}: {said}", words[-1]
+        plugs = words[0] == "storageattach" and image not in ("none", "emptydrive") and code not in (None, *_PASSING)
+        if plugs and not self.host.exists(image):
+            hint = f"Make one: VBoxManage createmedium disk --filename {shlex.quote(image)} --size 20480"
+            return errors.ImageNotFoundError(f"There is no disk image {image} on {self.host.uri}.", hint=hint, **where)
+        fits = [each for each in FAILURES if each.get("image", False) is plugs and each.get("word", words[0]) in words]
+        told = next((each for each in fits if code in each.get("codes", [code])), {})
+        hint = told.get("hint", "").format(image=shlex.quote(image), copy=shlex.quote(f"{image}.vdi"))
+        if "error" in told and (told["error"] != "VMNotFoundError" or where["vm"] is not None):
+            error: type[VirtuosoError] = getattr(errors, told["error"])
+            return error(message, hint=hint, **where)
         return HypervisorError(message, code=code, hint=hint, **where)
-
-    def _image_error(self, image: str, said: str, code: int | None, where: dict[str, Any]) -> VirtuosoError:
-        """What the code means where an image is plugged in."""
-        quoted = shlex.quote(image)
-        if not self.host.exists(image):
-            hint = f"Make one: VBoxManage createmedium disk --filename {quoted} --size 20480"
-            return ImageNotFoundError(f"There is no disk image {image} on {self.host.uri}.", hint=hint, **where)
-        message = f"VirtualBox does not take the disk image {image}: {said}"
-        if code in (_FILE_ERROR, _OBJECT_IN_USE):
-            return ImageError(message, **where)
-        if code == _INVALID_ARGUMENT:
-            hint = "If it is a copy of another image, give it an identity of its own: VBoxManage internalcommands "
-            return ImageError(message, hint=f"{hint}sethduuid {quoted}", **where)
-        hint = "It takes vdi, vmdk, vhd and qcow2. If this one is raw, convert it: VBoxManage convertfromraw "
-        return ImageFormatError(message, hint=f"{hint}{quoted} {shlex.quote(image + '.vdi')}", **where)

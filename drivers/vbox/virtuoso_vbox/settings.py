@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
+from xml.etree import ElementTree
 
-from virtuoso_core.facts import VMSummary
+from virtuoso_core.facts import Snapshot, VMSummary
 from virtuoso_core.spec import Network, State, VMSpec, option_table
-from virtuoso_core.words import WordOption, arrange
+from virtuoso_core.words import DISK, DRIVE, Media, WordOption, arrange, read_media
 
 _WORDS: dict[str, Any] = tomllib.loads(files(__package__).joinpath("virtualbox.toml").read_text(encoding="utf-8"))
 
@@ -25,7 +27,9 @@ KINDS: Mapping[str, Mapping[str, str]] = MappingProxyType(_WORDS["kinds"])
 NETWORKS: Mapping[str, str] = MappingProxyType(_WORDS["networks"])
 MODELS: tuple[str, ...] = tuple(_WORDS["models"])
 PROGRAMS: tuple[str, ...] = tuple(_WORDS["programs"])
+FAILURES: tuple[Mapping[str, Any], ...] = tuple(_WORDS["failures"])
 OPTIONS = option_table(*(WordOption.from_dict({"name": name} | told) for name, told in _WORDS["options"].items()))
+_EMPTY = "emptydrive"
 _SETTINGS = {f"options.{option.name}": option for option in OPTIONS.values() if isinstance(option, WordOption)}
 
 # a key, and a value that is quoted (then it may have lines) or not
@@ -62,12 +66,11 @@ def flags_of(info: Info) -> dict[str, str]:
     return {"defaultfrontend": "default"} | found
 
 
-def read_spec(flags: Flags, disk_image: str | None = None) -> VMSpec:
+def read_spec(flags: Flags, media: Media = MappingProxyType({})) -> VMSpec:
     """A machine as plain data."""
     options = {each.name: value for each in _SETTINGS.values() if (value := each.read(flags)) is not None}
-    networks = tuple(cards(flags).values())
-    memory, cpus = int(flags["memory"]) * 1024, int(flags["cpus"])
-    return VMSpec(flags["name"], memory, cpus, disk_image, networks, MappingProxyType(options))
+    fields = {"networks": tuple(cards(flags).values()), "options": MappingProxyType(options)} | read_media(media)
+    return VMSpec(flags["name"], int(flags["memory"]) * 1024, int(flags["cpus"]), **fields)
 
 
 def write_spec(have: Flags, spec: VMSpec, changed: frozenset[str], kinds: Mapping[str, str]) -> dict[str, str]:
@@ -121,7 +124,7 @@ def _card_flags(slot: int, network: Network | None, kinds: Mapping[str, str]) ->
     return {f"{flag}{slot}": word for flag, word in words.items() if flag and word}
 
 
-# Disks. A place for one is called as in showvminfo: controller, port and device, such as "SATA-0-0".
+# Disks and drives. A place is called as in showvminfo: controller, port and device, such as "SATA-0-0".
 
 
 def controllers(info: Info) -> dict[str, str]:
@@ -131,56 +134,85 @@ def controllers(info: Info) -> dict[str, str]:
     return {name: type for name, type in types.items() if type != "I82078"}
 
 
-def _media(info: Info) -> dict[str, str]:
-    """What is at each place for a disk or a CD."""
+def _places(info: Info) -> dict[str, str]:
+    """What is at each place for a disk or a CD, in words."""
     found = {key: re.fullmatch(r"(.+)-\d+-\d+", key) for key in info}
     return {key: info[key] for key, match in found.items() if match and match[1] in controllers(info)}
 
 
-def disks(info: Info) -> dict[str, str]:
-    """The file of each hard disk by its place, the main one first; drives for CDs are something else."""
-    found = {place: medium for place, medium in _media(info).items() if medium not in ("none", "emptydrive")}
-    cds = {place for place in found if re.sub(r"(-\d+-\d+)$", r"-IsEjected\1", place) in info}
-    return {place: medium for place, medium in found.items() if place not in cds}
+def plugged(info: Info) -> Media:
+    """What is plugged in."""
+    found = {place: medium for place, medium in _places(info).items() if medium != "none"}
+    ejected = {place: re.sub(r"(-\d+-\d+)$", r"-IsEjected\1", place) for place in found}
+    kinds = {place: DRIVE if key in info else DISK for place, key in ejected.items()}
+    return {place: (kinds[place], medium.replace(_EMPTY, "")) for place, medium in found.items()}
 
 
-def main_place(info: Info) -> str:
-    """Where the main disk is, or goes: SATA before others; there may be no such controller yet."""
-    free = [place for place, medium in _media(info).items() if medium == "none"]
-    sata = [place for place in free if controllers(info)[place.rsplit("-", 2)[0]] == "IntelAhci"]
-    return [*disks(info), *sata, *free, "SATA-0-0"][0]
+def free_places(info: Info) -> list[str]:
+    """The places for more, after the main disk: SATA before others. The controller, or the port, may not be yet."""
+    there = _places(info)
+    main = next((place for place, (kind, _) in plugged(info).items() if kind == DISK), "")
+    early = [*there][: [*there].index(main)] if main else []
+    sata = next((name for name, type in controllers(info).items() if type == "IntelAhci"), "SATA")
+    ports = [f"{sata}-{port}-0" for port in range(30)]
+    places = dict.fromkeys([*(ports if sata in controllers(info) else []), *there, *ports])
+    return [place for place in places if place not in early and there.get(place, "none") == "none"]
 
 
-def snapshots(info: Info) -> list[str]:
-    """The UUIDs of the snapshots, the oldest first."""
-    return [value for key, value in info.items() if re.fullmatch(r"SnapshotUUID(-\d+)*", key)]
+# Snapshots.
 
 
-def is_chain(info: Info) -> bool:
-    """Whether each snapshot has one successor, and the machine is that of the last."""
-    branched = any(re.fullmatch(r"SnapshotUUID.*-([2-9]|\d\d+).*", key) for key in info)
-    return not branched and info.get("CurrentSnapshotUUID") == snapshots(info)[-1]
+def kept(settings: bytes) -> dict[str, tuple[str, Snapshot]]:
+    """The snapshots with their UUIDs by their names, the oldest first, of a machine's settings file.
+
+    VBoxManage does not tell which hold the memory, and when they were taken. Names may be there twice: then all but
+    the first one's are the UUIDs.
+    """
+    machine = ElementTree.fromstring(settings)[0]  # noqa: S314 - VirtualBox wrote it
+    found: dict[str, tuple[str, Snapshot]] = {}
+
+    def walk(nodes: Iterable[ElementTree.Element], parent: str | None) -> None:
+        for node in nodes:
+            uuid, told = node.attrib["uuid"].strip("{}"), node.attrib
+            name = uuid if told["name"] in found else told["name"]
+            state = State.RUNNING if "stateFile" in told else State.STOPPED
+            current, text = told["uuid"] == machine.get("currentSnapshot"), node.findtext("{*}Description", "")
+            made = Snapshot(name, datetime.fromisoformat(told["timeStamp"]), state, current, parent, text)
+            found[name] = (uuid, made)
+            walk(node.iterfind("{*}Snapshots/{*}Snapshot"), name)
+
+    walk(machine.iterfind("{*}Snapshot"), None)
+    return dict(sorted(found.items(), key=lambda item: str(item[1][1].created)))
+
+
+def to_merge(info: Info) -> list[str]:
+    """The UUIDs of the snapshots, in an order in which VirtualBox deletes them all: the disks stay as they are now."""
+    paths = {key.removeprefix("SnapshotUUID"): key for key in info if re.fullmatch(r"SnapshotUUID(-\d+)*", key)}
+    current = info.get("CurrentSnapshotNode", "").removeprefix("SnapshotName") + "-"
+    below = [path for path in paths if current.startswith(f"{path}-")]
+    aside = [path for path in paths if path not in below]
+    return [info[paths[path]] for path in (*reversed(aside), *below)]
 
 
 # Commands.
 
 
-def plug(uuid: str, place: str, image: str | None) -> list[str]:
-    """Plugs an image in; None plugs out what is there."""
+def _plug(uuid: str, place: str, medium: tuple[str, str] | None) -> list[str]:
+    """Plugs something in; None plugs out what is there."""
     controller, port, device = place.rsplit("-", 2)
     words = ["storageattach", uuid, "--storagectl", controller, "--port", port, "--device", device]
-    return [*words, *(["--type", "hdd"] if image else []), "--medium", image or "none"]
+    type = [] if medium is None else ["--type", "hdd" if medium[0] == DISK else "dvddrive"]
+    return [*words, *type, "--medium", "none" if medium is None else medium[1] or _EMPTY]
 
 
-def commands(uuid: str, info: Info, flags: Flags, images: Mapping[str, str | None]) -> list[list[str]]:
-    """What makes a machine one with those flags, and those images at those places; each command does all or nothing."""
-    now, have = disks(info), flags_of(info)
-    todo = [plug(uuid, place, None) for place in now if images.get(place) is None]
-    for place, image in images.items():
-        if image is not None and place.rsplit("-", 2)[0] not in controllers(info):
-            todo.append(["storagectl", uuid, "--name", "SATA", "--add", "sata"])
-        if image is not None and now.get(place) != image:
-            todo.append(plug(uuid, place, image))
+def commands(uuid: str, info: Info, flags: Flags, media: Media) -> list[list[str]]:
+    """What makes a machine one with those flags and that plugged in; each command does all or nothing."""
+    now, have = plugged(info), flags_of(info)
+    todo = [_plug(uuid, place, None) for place in now if place not in media]
+    for name in {place.rsplit("-", 2)[0] for place in media if place not in _places(info)}:
+        make = ["--portcount", "30"] if name in controllers(info) else ["--add", "sata"]
+        todo.append(["storagectl", uuid, "--name", name, *make])
+    todo += [_plug(uuid, place, medium) for place, medium in media.items() if now.get(place) != medium]
     words = {flag: word for flag, word in flags.items() if have.get(flag) != word}
     first = {"chipset": words.pop("chipset")} if words.get("chipset") == "ich9" else {}
     for some in filter(None, (first, words)):  # only the next call sees how many cards that chipset has
