@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -335,3 +337,39 @@ def test_a_clone_that_is_killed_is_found_and_cleaned(
     assert unfinished.unfinished() == []
     guest.clone("virtuoso-killed").start()
     assert uptime(hypervisor.get("virtuoso-killed")) > 0
+
+
+AT_WORK = """
+import sys
+import time
+from virtuoso_core import connect
+vm = connect(sys.argv[1]).get(sys.argv[2])
+print("at work", flush=True)
+vm.snapshot("second") if sys.argv[3] == "snapshot" else vm.revert("first")
+"""
+
+
+@pytest.mark.parametrize("doing", ["snapshot", "revert"])
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT], ids=lambda end: end.name)
+def test_interrupted(guest: VM, hypervisor: Hypervisor, console: Console, doing: str, end: signal.Signals) -> None:
+    """The guest goes on, and each snapshot that is told of is whole."""
+    start(guest, console)
+    shell(guest, "echo good > /tmp/state")
+    guest.snapshot("first")
+    words = [sys.executable, "-c", AT_WORK, str(hypervisor.uri), guest.name, doing]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        time.sleep(0.3)  # it is in the middle; wherever it is, the same must hold
+        program.send_signal(end)
+        program.wait(60)
+    until(lambda: not guest.native.jobInfo()[0], "the end of the host's work", 60)
+    guest.wait_until(State.RUNNING, timeout=30)
+    assert shell(guest, "cat /tmp/state") == "good"
+    known = [snapshot.name for snapshot in guest.snapshots]
+    assert known in (["first"], ["first", "second"])
+    for name in known:
+        guest.revert(name)
+        assert shell(guest, "cat /tmp/state") == "good"
+        guest.delete_snapshot(name)
+    assert guest.snapshots == ()
