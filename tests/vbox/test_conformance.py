@@ -92,7 +92,9 @@ class TestRunning(LifecycleGroup, GuestGroup, WaysBackGroup, RunningGroup):
 
     @pytest.fixture
     def running(self, make: MakeVM, disk_image: str) -> VM:
-        """Said to be running."""
-        vm = make(disk_image=disk_image)
+        """Said to be running, with a remote screen."""
+        vm = make(save=False, disk_image=disk_image)
+        vm.set("vrde_port", 3389)
+        vm.save()
         vm.start()
         return vm
