@@ -455,5 +455,7 @@ def _nearest(path: str) -> str:
         names = os.listdir(os.path.dirname(path) or ".")
     except OSError:
         return ""
-    near = difflib.get_close_matches(os.path.basename(path), names, n=1)
-    return f"Did you mean {os.path.join(os.path.dirname(path), near[0])}?" if near else ""
+    # by the stems: the same ending alone makes no likeness
+    stems = {os.path.splitext(name)[0]: name for name in names}
+    near = difflib.get_close_matches(os.path.splitext(os.path.basename(path))[0], stems, n=1)
+    return f"Did you mean {os.path.join(os.path.dirname(path), stems[near[0]])}?" if near else ""

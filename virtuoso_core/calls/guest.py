@@ -246,7 +246,9 @@ class GuestCalls(VMBase):
             phase="address",
             elapsed=wait.elapsed,
             evidence=evidence,
-            hint=" ".join(hints) or "Does it ask for one by DHCP, and does its network answer?",
+            hint=f"It may still be booting: look at its screen or console, or wait longer. {' '.join(hints)}".rstrip()
+            if hints
+            else "It may still be booting: wait longer. Or does it not ask for one by DHCP, or its network not answer?",
             **self._where,
         )
 
