@@ -11,11 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from . import cloud_init, images, storage
+from . import images, storage
 from .errors import ImageFormatError, UnsupportedError, VMExistsError
 from .events import EventType
 from .facts import DiskInfo, Progress
-from .spec import Feature, Network, VMSpec
+from .spec import SEED_SUFFIX, Feature, Network, VMSpec
 from .unfinished import Undertaking, undertaking
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _plan(vm: VMBase, spec: VMSpec, own: dict[str, str | None], name: str, linke
             suffix = f".{store.overlay_formats[0]}" if linked else posixpath.splitext(path)[1]
             yield _planned(vm, store, source, f"{stem}{suffix}", "overlay" if linked else "copy")
         if spec.seed is not None:
-            seed = f"{name}-{os.urandom(4).hex()}{cloud_init.SUFFIX}"
+            seed = f"{name}-{os.urandom(4).hex()}{SEED_SUFFIX}"
             yield _planned(vm, store, store.info(spec.seed), seed, "seed")
 
 

@@ -14,9 +14,6 @@ from typing import Any
 
 from .errors import InvalidValueError
 
-SUFFIX = ".cloud-init.iso"
-"""How the names of such files end, which is what they are known by: nobody else's disc is deleted with a VM."""
-
 _LABEL = "cidata"
 """The volume's name by which cloud-init knows it."""
 _USER = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")

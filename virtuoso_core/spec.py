@@ -25,6 +25,9 @@ MAX_MEMORY = 4 * 1024 * 1024 * GiB
 MAX_DISK = 1024**6
 """1 EiB in bytes: no storage holds more in one file."""
 
+SEED_SUFFIX = ".cloud-init.iso"
+"""How the files are named that cloud-init reads, and known by: nobody else's disc is deleted with a VM."""
+
 MAX_CPUS = 4096
 MAX_NAME_BYTES = 200
 """Hypervisors keep a VM in files named after it; 255 bytes is a file name's limit, suffixes included."""

@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .cloud_init import SUFFIX
 from .errors import InvalidNetworkError, InvalidOptionError, UnsupportedError
-from .spec import Network, Option, VMSpec
+from .spec import SEED_SUFFIX, Network, Option, VMSpec
 
 Media = Mapping[str, tuple[str, str]]
 """What is plugged in at each place that a hypervisor names: DISK or DRIVE, and the file, "" in an empty drive."""
@@ -156,7 +155,7 @@ def read_media(media: Media) -> dict[str, Any]:
     disks = tuple(file for kind, file in media.values() if kind == DISK)
     discs = [file for kind, file in media.values() if kind == DRIVE and file]
     cdrom, seed = (
-        next((disc for disc in discs if disc.endswith(SUFFIX) is is_seed), None) for is_seed in (False, True)
+        next((disc for disc in discs if disc.endswith(SEED_SUFFIX) is is_seed), None) for is_seed in (False, True)
     )
     return {"disk_image": (*disks, None)[0], "more_disks": disks[1:], "cdrom": cdrom, "seed": seed}
 
@@ -194,7 +193,7 @@ def arrange_media(
             put(stay.get(file), DISK, file)
     for name, disc in (("cdrom", spec.cdrom), ("seed", spec.seed)):
         drives = {place: file for place, (kind, file) in media.items() if kind == DRIVE}
-        own = [place for place, file in drives.items() if file.endswith(SUFFIX) is (name == "seed")]
+        own = [place for place, file in drives.items() if file.endswith(SEED_SUFFIX) is (name == "seed")]
         own.sort(key=lambda place: not drives[place])
         if name in changed and (disc or own):
             put(next(iter(own), None), DRIVE, disc or "")

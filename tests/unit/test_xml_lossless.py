@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from virtuoso_core import URI
-from virtuoso_core.cloud_init import SUFFIX
 from virtuoso_core.errors import InvalidOptionError, InvalidValueError
 from virtuoso_core.libvirt_base import XmlOption
 from virtuoso_core.libvirt_base.networks import Wiring
-from virtuoso_core.spec import Network, VMSpec
+from virtuoso_core.spec import SEED_SUFFIX, Network, VMSpec
 from virtuoso_core.xml import DomainDocument, domain
 from virtuoso_core.xml.document import View, text_of
 from virtuoso_core.xml.fields import Field, Flag, Integer, Memory, YesNo
@@ -399,7 +398,7 @@ CHANGES: dict[str, tuple[Callable[[DomainDocument], object], set[str]]] = {
     "fewer disks": (_patch("more_disks", ()), {"devices/disk"}),
     "cdrom": (_patch("cdrom", "/srv/other <disc>.iso"), {"devices/disk"}),
     "no disc": (_patch("cdrom", None), {"devices/disk"}),
-    "seed": (_patch("seed", f"/srv/one{SUFFIX}"), {"devices/disk", "devices/controller"}),
+    "seed": (_patch("seed", f"/srv/one{SEED_SUFFIX}"), {"devices/disk", "devices/controller"}),
     "no seed": (_patch("seed", None), set()),
 }
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageNotFoundError, InvalidStateError, InvalidValueError
-from ..spec import Feature, State, VMSpec
+from ..spec import SEED_SUFFIX, Feature, State, VMSpec
 from .base import VMBase
 
 if TYPE_CHECKING:
@@ -141,11 +141,9 @@ class DiskCalls(VMBase):
 
     @cdrom.setter
     def cdrom(self, value: Path | None) -> None:
-        from ..cloud_init import SUFFIX
-
         self._hypervisor._require(Feature.CDROM, "give VMs a CD-ROM")
         path = None if value is None else self._image(value, "the path of an ISO file")
-        if path is not None and path.endswith(SUFFIX):
+        if path is not None and path.endswith(SEED_SUFFIX):
             raise InvalidValueError(
                 f"{path} has the name of a disc that vm.cloud_init() makes, which is deleted with its VM.",
                 hint="Give the file another name.",
@@ -188,11 +186,11 @@ class DiskCalls(VMBase):
             >>> vm.name, vm.disk_image = "web", "/images/web.qcow2"
             >>> vm.cloud_init(user="me", password="secret", packages=["nginx"], user_data={"timezone": "UTC"})
         """
-        from ..cloud_init import SUFFIX, CloudInit
+        from ..cloud_init import CloudInit
 
         self._hypervisor._require(Feature.CLOUD_INIT, "give guests what cloud-init reads")
         content = CloudInit.make(user, ssh_key, password, hostname, packages, user_data)
-        name = f"{os.urandom(4).hex()}{SUFFIX}"
+        name = f"{os.urandom(4).hex()}{SEED_SUFFIX}"
         self._edit(seed=name)
         self._seed = _Seed(content, name)
 

@@ -7,8 +7,8 @@ from itertools import product
 from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
-from ..cloud_init import SUFFIX
 from ..errors import InvalidValueError
+from ..spec import SEED_SUFFIX
 from .document import Document, View, children
 from .fields import Flag, Integer, Memory, Text, YesNo
 
@@ -88,7 +88,7 @@ class Disk(View):
 
 
 def _is_seed(disk: Disk) -> bool:
-    return (disk.path or "").endswith(SUFFIX)
+    return (disk.path or "").endswith(SEED_SUFFIX)
 
 
 def _targets(prefix: str) -> list[str]:
