@@ -485,15 +485,9 @@ class VM(DiskCalls, GuestCalls, RunningCalls, SnapshotCalls, VMBase):
     ) -> None:
         self._hypervisor._require(feature, f"{doing} VMs")
         self._require_saved(f"cannot {doing}", writing=doing)
-        state = self._get_state()
-        if state is done:
+        accepted = (wants,) if done is None else (wants, done)
+        if self._require_state(f"Cannot {doing} the VM {self._title}: it", *accepted) is done:
             return
-        if state is not wants:
-            raise InvalidStateError(
-                f"Cannot {doing} the VM {self._title}: it is {state}, not {wants}.",
-                hint="Start it first." if state in (*OFF, State.CRASHED) else "",
-                **self._where,
-            )
         act()
         self._emit(event)
 

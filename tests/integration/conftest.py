@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.labs.hosts import PrivateHost, guest_image, missing_reason
+from tests.labs.hosts import PrivateHost, TwoHosts, guest_image, missing_reason
 from virtuoso_core import VM, Hypervisor, connect
 
 # the user that QEMU runs as must get there: a home directory is often closed to others
@@ -34,6 +34,16 @@ def host(lab: None) -> Iterator[PrivateHost]:
     with PrivateHost("system") as host:
         host.start_default_network(quick=True)
         yield host
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[TwoHosts]:
+    """Two hosts that reach each other."""
+    reason = TwoHosts.missing_reason()
+    if reason is not None:
+        pytest.skip(reason)
+    with TwoHosts() as two:
+        yield two
 
 
 @pytest.fixture

@@ -34,16 +34,6 @@ PRIVATE = "/var/lib/libvirt/images"
 """A folder of the same name on both hosts, each with its own files in it."""
 
 
-@pytest.fixture(scope="module")
-def two() -> Iterator[TwoHosts]:
-    """Two hosts that reach each other."""
-    reason = TwoHosts.missing_reason()
-    if reason is not None:
-        pytest.skip(reason)
-    with TwoHosts() as two:
-        yield two
-
-
 @pytest.fixture(autouse=True)
 def tidy(two: TwoHosts) -> Iterator[None]:
     """Both hosts are left without VMs and files."""

@@ -68,16 +68,6 @@ def test_embedded_as_a_user(host: PrivateHost, overlay: Path) -> None:
     check(live(host, f"qemu:///embed?root={root}", overlay, "", user=True), "agent")
 
 
-@pytest.fixture(scope="module")
-def two() -> Iterator[TwoHosts]:
-    """Two hosts that reach each other."""
-    reason = TwoHosts.missing_reason()
-    if reason is not None:
-        pytest.skip(reason)
-    with TwoHosts() as two:
-        yield two
-
-
 @pytest.mark.parametrize("way", ["tcp", "ssh"])
 def test_remote(two: TwoHosts, way: str) -> None:
     """On another machine; its disk is in a storage pool there, which tells its format."""

@@ -104,6 +104,17 @@ class VMBase(VMBackend):
                 f"The VM {self._title} {problem}: it was never saved.", hint="Call vm.save() first."
             )
 
+    def _require_state(self, problem: str, *wanted: State) -> State:
+        """The state, which is one of those; ``problem`` is what stands before "is stopped, not running" otherwise."""
+        state = self._get_state()
+        if state not in wanted:
+            raise InvalidStateError(
+                f"{problem} is {state}, not {wanted[0]}.",
+                hint="Start it first." if state in (*OFF, State.CRASHED) else "",
+                **self._where,
+            )
+        return state
+
     def _emit(self, type: EventType) -> None:
         from ..plugins import default_registry
 

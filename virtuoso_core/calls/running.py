@@ -9,7 +9,7 @@ from ..events import EventType
 from ..facts import Progress, Stats
 from ..spec import Feature, State
 from ..uri import URI
-from .base import OFF, VMBase
+from .base import VMBase
 
 if TYPE_CHECKING:
     from ..hypervisor import Credentials
@@ -68,7 +68,7 @@ class RunningCalls(VMBase):
         """
         self._hypervisor._require(Feature.STATS, "tell what VMs use")
         self._require_saved("uses nothing")
-        self._require_state("tell what it uses", State.RUNNING, State.PAUSED)
+        self._require_state(f"Cannot tell what it uses: the VM {self._title}", State.RUNNING, State.PAUSED)
         return self._get_stats()
 
     def suspend(self) -> None:
@@ -82,7 +82,8 @@ class RunningCalls(VMBase):
         """
         self._hypervisor._require(Feature.SUSPEND, "suspend VMs")
         self._require_saved("cannot be suspended", writing="suspend")
-        if self._require_state("suspend", State.RUNNING, State.PAUSED, State.SUSPENDED) is State.SUSPENDED:
+        problem = f"Cannot suspend: the VM {self._title}"
+        if self._require_state(problem, State.RUNNING, State.PAUSED, State.SUSPENDED) is State.SUSPENDED:
             return
         self._suspend()
         self._emit(EventType.SUSPENDED)
@@ -136,7 +137,7 @@ class RunningCalls(VMBase):
                 hint="Call vm.save() or vm.reload() first.",
                 **self._where,
             )
-        self._require_state("move", State.RUNNING)
+        self._require_state(f"Cannot move: the VM {self._title}", State.RUNNING)
         other = connect(where, driver=hypervisor.name, credentials=credentials)
         try:
             other._require(Feature.MIGRATE, "take running VMs")
@@ -149,13 +150,3 @@ class RunningCalls(VMBase):
         self._gone = True
         self._emit(EventType.MIGRATED)
         return moved
-
-    def _require_state(self, doing: str, *wanted: State) -> State:
-        state = self._get_state()
-        if state not in wanted:
-            raise InvalidStateError(
-                f"Cannot {doing}: the VM {self._title} is {state}, not {wanted[0]}.",
-                hint="Start it first." if state in (*OFF, State.CRASHED) else "",
-                **self._where,
-            )
-        return state

@@ -166,12 +166,7 @@ def add(name: str, path: str, size: str | None) -> None:
             added = vm.add_disk(path, size)
             if size is not None:
                 step.file(added)
-            try:
-                result = vm.save()
-            except BaseException:
-                if added in hypervisor.get(vm.uuid).disks:
-                    step.keep(added)  # interrupted after the hypervisor had taken it
-                raise
+            result = vm.save()
         later = f"{vm.name} has {added} from its next start: it runs, and was not given it now."
         _say_saved(vm, result, f"{vm.name} has {added}.", later)
 
